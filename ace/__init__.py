@@ -1,0 +1,32 @@
+"""ACE, adversarial counterfactual visual explanations: the method, without any training framework."""
+
+from ace.attacks import PGD, Attack, CarliniWagner, GradientDescent
+from ace.decision import AttributeDecision, BinaryDecision, ClassDecision, Decision
+from ace.diffusion_filter import DiffusionFilter
+from ace.explainer import CounterfactualExplainer, Explanation
+from ace.objective import Distance
+from ace.refinement import Refinement
+from ace.targets import CorrectMistakes, OtherSide, Pair, RunnerUp, TargetPolicy, ToClass, Untargeted
+
+__all__ = [
+    "PGD",
+    "Attack",
+    "AttributeDecision",
+    "BinaryDecision",
+    "CarliniWagner",
+    "ClassDecision",
+    "CorrectMistakes",
+    "CounterfactualExplainer",
+    "Decision",
+    "DiffusionFilter",
+    "Distance",
+    "Explanation",
+    "GradientDescent",
+    "OtherSide",
+    "Pair",
+    "Refinement",
+    "RunnerUp",
+    "TargetPolicy",
+    "ToClass",
+    "Untargeted",
+]

@@ -1,0 +1,113 @@
+"""Attacks: rules that move an image down the gradient of an objective.
+
+Step sizes and bounds are in grey levels: 1 stands for 1/255 of the [0, 1] range. Updates are in float32.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+
+class Attack(ABC):
+    """An iterative first-order attack; a subclass is its update rule.
+
+    Args:
+        iterations: number of updates.
+        step_size: length of a step, in grey levels.
+
+    Attributes:
+        class_loss: the class loss that the attack is defined with.
+    """
+
+    class_loss: ClassVar[Literal["cross_entropy", "margin"]] = "cross_entropy"
+
+    def __init__(self, iterations: int = 50, step_size: float = 1.0) -> None:
+        if iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {iterations}")
+        if not step_size > 0:
+            raise ValueError(f"step_size must be positive (grey levels), got {step_size}")
+        self.iterations = iterations
+        self.step = step_size / 255
+
+    def start(self, original: Tensor) -> State:
+        """What the attack remembers of each image besides the iterate: tensors whose first axis is the image's."""
+        return {}
+
+    @abstractmethod
+    def update(self, image: Tensor, original: Tensor, gradient: Tensor, state: State) -> Tensor:
+        """The next iterate. All tensors have shape (N, C, H, W); images are in [0, 1]; ``state`` is replaced in place."""
+
+
+class PGD(Attack):
+    """Projected gradient descent (Madry et al. 2018): the attack of the ACE paper.
+
+    Args:
+        iterations: number of updates.
+        step_size: in grey levels; for ``l2`` the Euclidean length of a step.
+        epsilon: radius of the ball around the original, in grey levels; 255 leaves only the [0, 1] range.
+        norm: ``linf`` steps along the gradient's sign, ``l2`` along the gradient.
+    """
+
+    def __init__(
+        self,
+        iterations: int = 50,
+        step_size: float = 1.0,
+        epsilon: float = 255.0,
+        norm: Literal["linf", "l2"] = "linf",
+    ) -> None:
+        super().__init__(iterations, step_size)
+        if not epsilon > 0:
+            raise ValueError(f"epsilon must be positive (grey levels), got {epsilon}")
+        if norm not in ("linf", "l2"):
+            raise ValueError(f"unknown norm {norm!r}: use linf or l2")
+        self.epsilon = epsilon / 255
+        self.norm = norm
+
+    def update(self, image: Tensor, original: Tensor, gradient: Tensor, state: State) -> Tensor:
+        if self.norm == "l2":
+            return self._l2_step(image, original, gradient)
+        # The order of these operations decides the sign of the l1 term where x' is within rounding of x.
+        image = image - self.step * gradient.sign()
+        image = image.minimum(original + self.epsilon).maximum(original - self.epsilon)
+        return image.clamp(0, 1)
+
+    def _l2_step(self, image: Tensor, original: Tensor, gradient: Tensor) -> Tensor:
+        change = image - self.step * gradient / _l2_norm(gradient).clamp(min=1e-12) - original
+        change = change * (self.epsilon / _l2_norm(change).clamp(min=1e-12)).clamp(max=1)
+        return (original + change).clamp(0, 1)
+
+
+def _l2_norm(values: Tensor) -> Tensor:
+    """Euclidean norm of each image, shape (N, 1, 1, 1)."""
+    return values.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+class GradientDescent(Attack):
+    """Plain gradient descent: the step is ``step_size`` grey levels times the raw gradient."""
+
+    def update(self, image: Tensor, original: Tensor, gradient: Tensor, state: State) -> Tensor:
+        return (image - self.step * gradient).clamp(0, 1)
+
+
+class CarliniWagner(Attack):
+    """Gradient descent on w, where x' follows (tanh(w) + 1) / 2 (Carlini and Wagner 2017), with their margin loss.
+
+    The iterate is the original plus the *change* of that function, so a pixel without gradient keeps its exact value.
+    w starts within [-3, 3], where black and white pixels still have a slope.
+    """
+
+    class_loss = "margin"
+
+    def start(self, original: Tensor) -> State:
+        w = (original * 2 - 1).clamp(-1 + 1e-6, 1 - 1e-6).atanh().clamp(-3, 3)
+        return {"w": w, "start": w.clone()}
+
+    def update(self, image: Tensor, original: Tensor, gradient: Tensor, state: State) -> Tensor:
+        slope = (1 - state["w"].tanh().square()) / 2
+        state["w"] = state["w"] - self.step * gradient * slope
+        return (original + (state["w"].tanh() - state["start"].tanh()) / 2).clamp(0, 1)

@@ -1,0 +1,152 @@
+"""What "the decision" of a classifier is: one logit, one attribute of many, or one of K classes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Decision(ABC):
+    """Reads a classifier's logits. Every tensor has one entry an image, shape (N,), unless said otherwise.
+
+    Attributes:
+        class_names: names of the classes decided between.
+    """
+
+    class_names: list[str]
+
+    @abstractmethod
+    def check(self, logits: Tensor) -> None:
+        """Raise a `ValueError` if logits of this shape cannot be read."""
+
+    @abstractmethod
+    def scores(self, logits: Tensor) -> Tensor:
+        """Class scores, shape (N, K), whose softmax gives the class probabilities."""
+
+    def label(self, label: Tensor) -> Tensor:
+        """The true class, from the label of a sample."""
+        return label.long()
+
+    def prediction(self, logits: Tensor) -> Tensor:
+        """Index of the decided class."""
+        return self.scores(logits).argmax(1)
+
+    def probability(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Probability that the classifier gives to ``target``."""
+        return self.scores(logits).softmax(1).gather(1, target[:, None])[:, 0]
+
+    def flipped(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Whether the decision is ``target``."""
+        return self.prediction(logits) == target
+
+    def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Class loss of each image, never averaged over the batch."""
+        return F.cross_entropy(self.scores(logits), target, reduction="none")
+
+    def margin(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Score of ``target`` less the highest score of the others (Carlini and Wagner 2017)."""
+        scores = self.scores(logits)
+        chosen = F.one_hot(target, scores.shape[1]).bool()
+        return scores.gather(1, target[:, None])[:, 0] - scores.masked_fill(chosen, -torch.inf).amax(1)
+
+
+class BinaryDecision(Decision):
+    """One logit, shape (N,) or (N, 1): class 1 where it is positive."""
+
+    def __init__(self, class_names: tuple[str, str] = ("0", "1")) -> None:
+        self.class_names = list(class_names)
+
+    def check(self, logits: Tensor) -> None:
+        if logits.ndim > 2 or (logits.ndim == 2 and logits.shape[1] != 1):
+            raise ValueError(
+                f"a binary decision needs one logit an image, the classifier gives {tuple(logits.shape)}: "
+                "name the attribute to query, or decide between classes"
+            )
+
+    def logit(self, logits: Tensor) -> Tensor:
+        """The deciding logit."""
+        return logits.flatten()
+
+    def scores(self, logits: Tensor) -> Tensor:
+        logit = self.logit(logits)
+        return torch.stack([torch.zeros_like(logit), logit], dim=1)
+
+    def prediction(self, logits: Tensor) -> Tensor:
+        return (self.logit(logits) > 0).long()
+
+    def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(self.logit(logits), target.float(), reduction="none")
+
+
+class AttributeDecision(BinaryDecision):
+    """Attribute ``query`` of A independent ones, logits of shape (N, A), labels of shape (N, A)."""
+
+    def __init__(self, query: int, name: str | None = None) -> None:
+        if query < 0:
+            raise ValueError(f"query must be the index of an attribute, 0 or more, got {query}")
+        name = name or f"attribute {query}"
+        super().__init__((f"not {name}", name))
+        self.query = query
+
+    def check(self, logits: Tensor) -> None:
+        if logits.ndim != 2 or self.query >= logits.shape[1]:
+            raise ValueError(f"attribute {self.query} is not among the classifier's outputs of shape {tuple(logits.shape)}")
+
+    def logit(self, logits: Tensor) -> Tensor:
+        return logits[:, self.query]
+
+    def label(self, label: Tensor) -> Tensor:
+        return label[..., self.query].long()
+
+
+class ClassDecision(Decision):
+    """One of K classes, logits of shape (N, K), K at least 2."""
+
+    def __init__(self, class_names: list[str]) -> None:
+        if len(class_names) < 2:
+            raise ValueError(f"a decision needs at least two classes, got {class_names}")
+        self.class_names = list(class_names)
+
+    def check(self, logits: Tensor) -> None:
+        if logits.ndim != 2 or logits.shape[1] != len(self.class_names):
+            raise ValueError(
+                f"{len(self.class_names)} classes are named, the classifier's outputs have shape {tuple(logits.shape)}"
+            )
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return logits
+
+
+class AwayFrom(Decision):
+    """The untargeted question on top of another decision: the "target" is the class to leave."""
+
+    def __init__(self, decision: Decision) -> None:
+        self.decision = decision
+        self.class_names = decision.class_names
+
+    def check(self, logits: Tensor) -> None:
+        self.decision.check(logits)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return self.decision.scores(logits)
+
+    def label(self, label: Tensor) -> Tensor:
+        return self.decision.label(label)
+
+    def prediction(self, logits: Tensor) -> Tensor:
+        return self.decision.prediction(logits)
+
+    def probability(self, logits: Tensor, target: Tensor) -> Tensor:
+        return 1 - self.decision.probability(logits, target)
+
+    def flipped(self, logits: Tensor, target: Tensor) -> Tensor:
+        return self.decision.prediction(logits) != target
+
+    def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        return -self.decision.cross_entropy(logits, target)
+
+    def margin(self, logits: Tensor, target: Tensor) -> Tensor:
+        return -self.decision.margin(logits, target)

@@ -1,0 +1,232 @@
+"""The filter F_tau: noise an image a little, denoise it with a diffusion model of the domain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate, repeat
+from typing import NamedTuple
+
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class Posterior(NamedTuple):
+    """One reverse step p(x_{t-1} | x_t): mean and standard deviation, and the estimate of x_0; all in [-1, 1] units."""
+
+    mean: Tensor
+    std: Tensor
+    pred_x0: Tensor
+
+
+@dataclass
+class PassCount:
+    """UNet passes of a batch made so far: each counts once for every image in the batch."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+
+def respaced_timesteps(train_steps: int, respacing: int) -> list[int]:
+    """The ``respacing`` timesteps kept of a chain of ``train_steps``, ascending, first and last included.
+
+    The rule of guided-diffusion (Nichol and Dhariwal 2021), its order of float additions included.
+    """
+    if not 1 <= respacing <= train_steps:
+        raise ValueError(f"respacing must be in [1, {train_steps}], the diffusion model's chain length, got {respacing}")
+    stride = (train_steps - 1) / max(respacing - 1, 1)
+    return [round(step) for step in accumulate(repeat(stride, respacing - 1), initial=0.0)]
+
+
+def filter_steps(steps: int | float, respacing: int) -> int:
+    """Number of respaced steps of the filter: ``steps`` itself, or a fraction of the chain given as a float."""
+    count = int(steps * respacing + 1e-9) if isinstance(steps, float) and steps <= 1 else steps
+    if not (float(count).is_integer() and 1 <= count <= respacing):
+        raise ValueError(
+            f"tau (steps={steps!r}) must be a whole number in [1, {respacing}] or a fraction in (0, 1] that keeps "
+            f"at least one of the {respacing} respaced steps"
+        )
+    return int(count)
+
+
+class DiffusionFilter(nn.Module):
+    """F_tau of ACE (Jeanneret et al. 2023, section 3.2): the last ``steps`` of a ``respacing``-step DDPM chain.
+
+    An image is noised to step ``steps - 1`` of the respaced chain and denoised by ancestral steps; the last one adds no
+    noise. Images are in [0, 1] outside and in [-1, 1] inside. The gradient with respect to the image is exact.
+    The UNet is put in evaluation mode, frozen, and laid out channels-last.
+
+    Args:
+        unet: pixel-space denoiser.
+        scheduler: its noise schedule; every ``prediction_type`` and ``variance_type`` of diffusers.
+        steps: tau, as a count of respaced steps or as a fraction (float) of ``respacing``.
+        respacing: number of steps that the whole chain is respaced to, as in guided-diffusion.
+        stochastic: whether noise is added; without it the image is only scaled (as the published code does).
+        segments: memory of the gradient. 1 keeps all activations: ``steps`` forward passes. More keep the chain's state
+            at the start of each segment and recompute the segment once in the backward pass, except for the last one:
+            fewer than ``2 * steps`` forward passes for 1/segments of the memory.
+
+    Raises:
+        ValueError: a setting out of range, a class-conditional UNet, or dynamic thresholding.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler: DDPMScheduler,
+        steps: int | float = 5,
+        respacing: int = 50,
+        stochastic: bool = True,
+        segments: int = 1,
+    ) -> None:
+        super().__init__()
+        self.timesteps = respaced_timesteps(scheduler.config.num_train_timesteps, respacing)
+        self.steps = filter_steps(steps, respacing)
+        if not 1 <= segments <= self.steps:
+            raise ValueError(f"segments must be in [1, {self.steps}], the filter's steps, got {segments}")
+        if scheduler.config.thresholding:
+            raise ValueError("dynamic thresholding is for latent and upsampling models: set thresholding=False")
+        if getattr(unet, "class_embedding", None) is not None:
+            raise ValueError("the UNet is class-conditional: ACE needs an unconditional diffusion model of the domain")
+        self.unet = unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.config = scheduler.config
+        self.stochastic, self.segments = stochastic, segments
+        self.learns_variance = scheduler.config.variance_type in ("learned", "learned_range")
+        self._check_channels()
+        self._register_schedule(scheduler)
+        self.passes = PassCount()
+
+    def _check_channels(self) -> None:
+        expected = self.unet.config.in_channels * (2 if self.learns_variance else 1)
+        if self.unet.config.out_channels != expected:
+            raise ValueError(
+                f"variance_type {self.config.variance_type!r} needs a UNet with {expected} output channels, "
+                f"this one has {self.unet.config.out_channels}"
+            )
+
+    def _register_schedule(self, scheduler: DDPMScheduler) -> None:
+        """Per-step constants of the respaced chain, computed in float64 and kept in float32."""
+        alpha_bar = torch.cumprod(1 - scheduler.betas.double(), 0)[self.timesteps]
+        previous = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
+        beta = 1 - alpha_bar / previous
+        variance = beta * (1 - previous) / (1 - alpha_bar)
+        if len(variance) > 1:  # the posterior variance at step 0 is zero: its logarithm is that of step 1
+            variance = torch.cat([variance[1:2], variance[1:]])
+        for name, table in {
+            "sqrt_alpha_bar": alpha_bar.sqrt(),
+            "sqrt_one_minus_alpha_bar": (1 - alpha_bar).sqrt(),
+            "mean_from_x0": beta * previous.sqrt() / (1 - alpha_bar),
+            "mean_from_xt": (1 - previous) * (1 - beta).sqrt() / (1 - alpha_bar),
+            "log_variance": variance.clamp(min=1e-20).log(),
+            "log_beta": beta.log(),
+        }.items():
+            self.register_buffer(name, table.float(), persistent=False)
+
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """F_tau(images), shape (N, C, H, W), in [0, 1] up to the noise of the last mean (not clamped).
+
+        Args:
+            images: shape (N, C, H, W), in [0, 1].
+            noise: shape (steps, N, C, H, W), standard normal: for noising the image, then for each step but the last.
+                None stands for zeros; a filter that is not stochastic ignores it.
+        """
+        noise = noise if self.stochastic else None
+        x = self.q_sample(images * 2 - 1, self.steps - 1, None if noise is None else noise[0])
+        for start, stop in self._segment_bounds():
+            if stop < self.steps and torch.is_grad_enabled() and x.requires_grad:
+                x = checkpoint(self._denoise, x, start, stop, noise, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = self._denoise(x, start, stop, noise)
+        return x / 2 + 0.5
+
+    @torch.no_grad()
+    def inpaint(self, images: Tensor, original: Tensor, mask: Tensor, noise: Tensor | None = None) -> Tensor:
+        """One pass of the filter in which everything outside ``mask`` follows the noised original.
+
+        Args:
+            images: start of the chain, the pre-explanations, shape (N, C, H, W), in [0, 1].
+            original: shape (N, C, H, W), in [0, 1].
+            mask: shape (N, 1, H, W), boolean, true where the image is repainted.
+            noise: shape (2 * steps, N, C, H, W), in the order of use: for ``images``; then at each step for the
+                original, and (except the last) for the step. None stands for zeros.
+
+        Returns:
+            Shape (N, C, H, W), in [0, 1]; outside the mask equal to ``original`` bit for bit.
+        """
+        draws = iter(repeat(None) if noise is None or not self.stochastic else noise)
+        clean = original * 2 - 1
+        x = self.q_sample(images * 2 - 1, self.steps - 1, next(draws))
+        for index in reversed(range(self.steps)):
+            x = torch.where(mask, x, self.q_sample(clean, index, next(draws)))
+            x = self.p_sample(x, index, next(draws) if index else None)
+        return torch.where(mask, (x / 2 + 0.5).clamp(0, 1), original)
+
+    def q_sample(self, clean: Tensor, index: int, noise: Tensor | None) -> Tensor:
+        """Noise ``clean`` to step ``index`` of the respaced chain: a draw of q(x_t | x_0)."""
+        x = self.sqrt_alpha_bar[index] * clean
+        return x if noise is None else x + self.sqrt_one_minus_alpha_bar[index] * noise
+
+    def p_sample(self, x: Tensor, index: int, noise: Tensor | None) -> Tensor:
+        """One reverse step from ``index`` to ``index - 1``; step 0 gives the mean."""
+        posterior = self.p_mean_std(x, index)
+        return posterior.mean if noise is None or index == 0 else posterior.mean + posterior.std * noise
+
+    def p_mean_std(self, x: Tensor, index: int) -> Posterior:
+        """The reverse step p(x_{t-1} | x_t) at ``index`` of the respaced chain (Ho et al. 2020, equations 7 and 15)."""
+        output = self._predict(x, self.timesteps[index])
+        output, variance = output.chunk(2, dim=1) if self.learns_variance else (output, None)
+        pred_x0 = self._pred_x0(x, output, index)
+        mean = self.mean_from_x0[index] * pred_x0 + self.mean_from_xt[index] * x
+        return Posterior(mean, self._std(variance, index), pred_x0)
+
+    def _predict(self, x: Tensor, timestep: int) -> Tensor:
+        self.passes.forwards += 1
+        output = self.unet(x, timestep).sample.float()
+        if output.requires_grad:
+            output.register_hook(self._count_backward)
+        return output
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.passes.backwards += 1
+
+    def _pred_x0(self, x: Tensor, output: Tensor, index: int) -> Tensor:
+        signal, sigma = self.sqrt_alpha_bar[index], self.sqrt_one_minus_alpha_bar[index]
+        match self.config.prediction_type:
+            case "epsilon":
+                pred_x0 = (x - sigma * output) / signal
+            case "sample":
+                pred_x0 = output
+            case "v_prediction":
+                pred_x0 = signal * x - sigma * output
+            case other:
+                raise ValueError(f"unknown prediction_type {other!r}: use epsilon, sample or v_prediction")
+        if self.config.clip_sample:
+            pred_x0 = pred_x0.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
+        return pred_x0
+
+    def _std(self, predicted: Tensor | None, index: int) -> Tensor:
+        """Standard deviation of the reverse step."""
+        match self.config.variance_type:
+            case "fixed_small" | "fixed_small_log":
+                return (0.5 * self.log_variance[index]).exp()
+            case "fixed_large" | "fixed_large_log":
+                return (0.5 * self.log_beta[index]).exp()
+            case "learned":
+                return predicted.clamp(min=1e-20).sqrt()
+            case "learned_range":  # Nichol and Dhariwal 2021, equation 15
+                share = (predicted + 1) / 2
+                return (0.5 * (share * self.log_beta[index] + (1 - share) * self.log_variance[index])).exp()
+            case other:
+                raise ValueError(f"unknown variance_type {other!r}: use one of diffusers' DDPMScheduler")
+
+    def _denoise(self, x: Tensor, start: int, stop: int, noise: Tensor | None) -> Tensor:
+        """Steps number ``start`` to ``stop`` of the chain, counted from its noisy end."""
+        for position in range(start, stop):
+            index = self.steps - 1 - position
+            x = self.p_sample(x, index, noise[position + 1] if noise is not None and index else None)
+        return x
+
+    def _segment_bounds(self) -> list[tuple[int, int]]:
+        edges = [round(k * self.steps / self.segments) for k in range(self.segments + 1)]
+        return list(zip(edges[:-1], edges[1:], strict=True))

@@ -1,0 +1,295 @@
+"""The method: an image, its classifier and a diffusion model in; the counterfactual out."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ace.attacks import PGD, Attack
+from ace.decision import AwayFrom, Decision
+from ace.diffusion_filter import DiffusionFilter
+from ace.images import as_saved, to_uint8
+from ace.noise import draw, generator
+from ace.objective import Classifier, Distance, Objective
+from ace.refinement import Refinement
+from ace.slots import Query, SlotPool
+from ace.targets import OtherSide, TargetPolicy, Untargeted
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The counterfactual explanation of one image. Images have shape (C, H, W) and lie in [0, 1].
+
+    Attributes:
+        id: identity of the image.
+        original: the image as an 8-bit file holds it.
+        status: ``flipped``, ``not_flipped``, ``skipped: why`` or ``failed: why``. What follows is None for the last two.
+        prediction: class decided for the original.
+        target: class asked for; for an untargeted question the class to leave.
+        label: true class, if known.
+        counterfactual: the explanation, as an 8-bit file holds it.
+        pre_explanation: result of the attack, before the refinement, as an 8-bit file holds it.
+        mask: where the refinement repainted, boolean, shape (1, H, W).
+        p_before, p_attack, p_after: probability of the target for the three images.
+        l1: mean absolute difference of counterfactual and original; l2: Euclidean norm; linf: largest.
+        changed_area: share of the pixels inside the mask.
+        iterations, unet_forwards, unet_backwards, seconds: what the image cost.
+    """
+
+    id: str
+    original: Tensor
+    status: str
+    prediction: int | None = None
+    target: int | None = None
+    label: int | None = None
+    counterfactual: Tensor | None = None
+    pre_explanation: Tensor | None = None
+    mask: Tensor | None = None
+    p_before: float | None = None
+    p_attack: float | None = None
+    p_after: float | None = None
+    l1: float | None = None
+    l2: float | None = None
+    linf: float | None = None
+    changed_area: float | None = None
+    iterations: int = 0
+    unet_forwards: int = 0
+    unet_backwards: int = 0
+    seconds: float = 0.0
+
+    @property
+    def flipped(self) -> bool:
+        """Whether the counterfactual, as saved, is decided as asked."""
+        return self.status == "flipped"
+
+
+class CounterfactualExplainer:
+    """Adversarial counterfactual visual explanations (ACE, Jeanneret et al. 2023).
+
+    Example:
+        >>> import torch
+        >>> from diffusers import DDPMScheduler, UNet2DModel
+        >>> from ace import BinaryDecision, CounterfactualExplainer, DiffusionFilter, PGD
+        >>> unet = UNet2DModel(sample_size=16, block_out_channels=(32, 32), layers_per_block=1,
+        ...     down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
+        >>> classifier = lambda images: 50 * (images.mean((1, 2, 3)) - 0.5)  # "is it bright?"
+        >>> diffusion_filter = DiffusionFilter(unet, DDPMScheduler(), steps=2, respacing=50)
+        >>> explainer = CounterfactualExplainer(classifier, BinaryDecision(), diffusion_filter, PGD(iterations=3))
+        >>> explanation = explainer.explain(torch.full((1, 3, 16, 16), 0.4))[0]
+        >>> explanation.prediction, explanation.target, explanation.counterfactual.shape
+        (0, 1, torch.Size([3, 16, 16]))
+
+    Args:
+        classifier: maps images in [0, 1], shape (N, C, H, W), to logits. It is never modified.
+        decision: how the logits are read.
+        diffusion_filter: F_tau, for the attack and the refinement.
+        attack: the rule of the first stage.
+        distance: how far from the original costs how much.
+        refinement: the second stage.
+        policy: which target each image gets, where none is given.
+        slots: number of images that are iterated together.
+        deterministic: keep the batch shape constant, so that an image's result has the same bytes in any company.
+        seed: with an image's id it determines all of its noise.
+
+    Raises:
+        ValueError: the policy does not fit the decision, or fewer than one slot.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        decision: Decision,
+        diffusion_filter: DiffusionFilter,
+        attack: Attack | None = None,
+        distance: Distance | None = None,
+        refinement: Refinement | None = None,
+        policy: TargetPolicy | None = None,
+        slots: int = 16,
+        deterministic: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if slots < 1:
+            raise ValueError(f"slots must be at least 1, got {slots}")
+        self.policy = policy or OtherSide()
+        self.policy.check(decision)
+        if isinstance(classifier, nn.Module):
+            classifier.requires_grad_(False)
+        self.classifier = classifier
+        self.decision = AwayFrom(decision) if isinstance(self.policy, Untargeted) else decision
+        self.diffusion_filter = diffusion_filter
+        self.refinement = refinement or Refinement()
+        self.slots, self.deterministic, self.seed = slots, deterministic, seed
+        attack = attack or PGD()
+        objective = Objective(
+            classifier, self.decision, diffusion_filter, distance or Distance(), class_loss=attack.class_loss
+        )
+        self.pool = SlotPool(objective, attack, slots, deterministic, seed)
+        self._attacked: list[Query] = []
+        self._finished: list[Explanation] = []
+
+    def explain(
+        self,
+        images: Tensor,
+        targets: Tensor | None = None,
+        labels: Tensor | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> list[Explanation]:
+        """Explain some images, in their order.
+
+        Args:
+            images: shape (N, C, H, W), float, in [0, 1]; each is rounded to 8 bits first, as it would be saved.
+            targets: target classes, shape (N,); by default the policy chooses.
+            labels: true labels, shape (N,) or (N, A).
+            ids: unique identities; by default a hash of each image's content.
+
+        Raises:
+            RuntimeError: called in inference mode, where no gradient exists.
+            ValueError: images of the wrong kind, or as many ids as there are not images.
+        """
+        self.submit(images, targets, labels, ids)
+        order = {id: position for position, id in enumerate(ids or content_ids(images))}
+        return sorted(self.advance(drain=True), key=lambda explanation: order[explanation.id])
+
+    def attribute(self, inputs: Tensor, target: Tensor | None = None) -> Tensor:
+        """The change that flips each decision, shape (N, C, H, W): an attribution in the manner of captum."""
+        explanations = self.explain(inputs, target)
+        return torch.stack(
+            [torch.zeros_like(e.original) if e.counterfactual is None else e.counterfactual - e.original for e in explanations]
+        )
+
+    @torch.no_grad()
+    def submit(
+        self,
+        images: Tensor,
+        targets: Tensor | None = None,
+        labels: Tensor | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> None:
+        """Queue images for `advance`; arguments as in `explain`."""
+        _check_call(images, ids)
+        ids = content_ids(images) if ids is None else ids
+        images = as_saved(images)
+        logits = self._classify(images)
+        scores, predictions = self.decision.scores(logits).cpu(), self.decision.prediction(logits).tolist()
+        known = [None] * len(images) if labels is None else self.decision.label(labels).tolist()
+        chosen = [self.policy.choose(*row) for row in zip(scores, predictions, known, strict=True)]
+        chosen = chosen if targets is None else targets.tolist()
+        goals = torch.tensor([0 if isinstance(goal, str) else goal for goal in chosen], device=images.device)
+        p_before = self.decision.probability(logits, goals).tolist()
+        for row, goal in enumerate(chosen):
+            facts = {"prediction": predictions[row], "label": known[row]}
+            if isinstance(goal, str):
+                self._finished.append(Explanation(ids[row], images[row], f"skipped: {goal}", **facts))
+            elif not bool(logits[row].isfinite().all()):
+                self._finished.append(Explanation(ids[row], images[row], "failed: the classifier's output is not finite"))
+            else:
+                self.pool.add(Query(ids[row], images[row], goal, p_before=p_before[row], **facts))
+
+    def advance(self, drain: bool) -> list[Explanation]:
+        """Work while all slots are busy, or with ``drain`` until every image is done; return what is finished.
+
+        Results come out as they are finished, not in the order of `submit`.
+        """
+        for query in self.pool.run(drain):
+            if query.healthy:
+                self._attacked.append(query)
+            else:
+                self._finished.append(_failure(query, "a loss or gradient of the attack was not finite"))
+        # Images finish at different times; they are refined together, a full batch at a time.
+        while len(self._attacked) >= self.slots or (drain and self._attacked):
+            batch, self._attacked = self._attacked[: self.slots], self._attacked[self.slots :]
+            self._finished += self.refine(batch)
+        finished, self._finished = self._finished, []
+        return finished
+
+    @torch.no_grad()
+    def refine(self, queries: list[Query]) -> list[Explanation]:
+        """The second stage, for up to ``slots`` images whose pre-explanation is known.
+
+        It starts from the pre-explanation as an 8-bit file holds it, so that it can be redone from a run folder.
+        """
+        started, forwards = time.perf_counter(), self.diffusion_filter.passes.forwards
+        original = torch.stack([query.image for query in queries])
+        pre_explanation = as_saved(torch.stack([query.pre_explanation for query in queries]))
+        steps = self.refinement.noise_steps(self.diffusion_filter)
+        streams = [generator(self.seed, query.id, "refinement") for query in queries]
+        noise = draw(streams, steps, original.shape[1:], original.device)
+        counterfactual, mask = self._in_slots(
+            lambda *rows: self.refinement.refine(self.diffusion_filter, rows[0], rows[1], rows[2].transpose(0, 1)),
+            original, pre_explanation, noise.transpose(0, 1),
+        )  # fmt: skip
+        counterfactual = as_saved(counterfactual)
+        forwards = self.diffusion_filter.passes.forwards - forwards
+        for query in queries:
+            query.forwards += forwards
+            query.seconds += (time.perf_counter() - started) / len(queries)
+        return self._judge(queries, original, pre_explanation, counterfactual, mask)
+
+    def _judge(
+        self, queries: list[Query], original: Tensor, pre_explanation: Tensor, counterfactual: Tensor, mask: Tensor
+    ) -> list[Explanation]:
+        """Ask the classifier about the saved images and gather what is known."""
+        target = torch.tensor([query.target for query in queries], device=original.device)
+        logits = self._classify(counterfactual)
+        flipped = self.decision.flipped(logits, target).tolist()
+        p_attack = self.decision.probability(self._classify(pre_explanation), target).tolist()
+        p_after = self.decision.probability(logits, target).tolist()
+        difference = (counterfactual - original).flatten(1)
+        l1, l2 = difference.abs().mean(1).tolist(), difference.norm(dim=1).tolist()
+        linf, area = difference.abs().amax(1).tolist(), mask.flatten(1).float().mean(1).tolist()
+        return [
+            Explanation(
+                query.id, original[row], "flipped" if flipped[row] else "not_flipped", query.prediction, query.target,
+                query.label, counterfactual[row], pre_explanation[row], mask[row], query.p_before, p_attack[row],
+                p_after[row], l1[row], l2[row], linf[row], area[row],
+                query.iterations, query.forwards, query.backwards, query.seconds,
+            )
+            for row, query in enumerate(queries)
+        ]  # fmt: skip
+
+    def _classify(self, images: Tensor) -> Tensor:
+        """Float32 logits of images in [0, 1]."""
+        (logits,) = self._in_slots(lambda rows: (self.classifier(rows),), images)
+        return logits.float()
+
+    def _in_slots(self, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Apply a batch function to at most ``slots`` rows at a time, with a constant shape if deterministic."""
+        outputs = []
+        for chunk in zip(*(values.split(self.slots) for values in inputs), strict=True):
+            count = len(chunk[0])
+            missing = self.slots - count if self.deterministic else 0
+            padded = [torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) for rows in chunk]
+            outputs.append([values[:count] for values in function(*padded)])
+        return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+
+
+def content_ids(images: Tensor) -> list[str]:
+    """Identities of images that have no name: a hash of their 8-bit content."""
+    return [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in to_uint8(images)]
+
+
+def _failure(query: Query, reason: str) -> Explanation:
+    return Explanation(
+        query.id, query.image, f"failed: {reason}", query.prediction, query.target, query.label,
+        p_before=query.p_before, iterations=query.iterations, unet_forwards=query.forwards,
+        unet_backwards=query.backwards, seconds=query.seconds,
+    )  # fmt: skip
+
+
+def _check_call(images: Tensor, ids: Sequence[str] | None) -> None:
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("gradients do not exist in inference mode: set the trainer's inference_mode to false")
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(f"images must be a float tensor of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+    if not bool(((images >= 0) & (images <= 1)).all()):
+        raise ValueError(
+            f"images must lie in [0, 1], these lie in [{images.min():.3g}, {images.max():.3g}]: "
+            "undo the normalisation, it belongs into the classifier"
+        )
+    if ids is not None and len(ids) != len(images):
+        raise ValueError(f"{len(ids)} ids were given for {len(images)} images")

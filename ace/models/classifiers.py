@@ -1,0 +1,123 @@
+"""Image classifiers: a network with its own normalisation, saved as a folder without pickle."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision.models import get_model, list_models
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+
+
+def build_network(architecture: str, num_classes: int, **options: Any) -> nn.Module:
+    """Build an untrained classification network.
+
+    Args:
+        architecture: name in torchvision's registry (``resnet18``) or import path of an ``nn.Module`` class
+            (``torchvision.models.DenseNet``) that takes ``num_classes``.
+        num_classes: number of output logits.
+        options: further constructor arguments.
+
+    Raises:
+        ValueError: unknown name, or an import path that does not lead to an ``nn.Module`` class.
+    """
+    if "." not in architecture:
+        if architecture not in list_models():
+            raise ValueError(
+                f"unknown architecture {architecture!r}: give a name of torchvision.models.list_models() "
+                "or the import path of an nn.Module class"
+            )
+        return get_model(architecture, weights=None, num_classes=num_classes, **options)
+    module_name, _, class_name = architecture.rpartition(".")
+    try:
+        network_class = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot import architecture {architecture!r}: {error}") from error
+    # The path may come from a config.json of foreign origin: call nothing but network classes.
+    if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
+        raise ValueError(f"architecture {architecture!r} is not an nn.Module class")
+    return network_class(num_classes=num_classes, **options)
+
+
+class ImageClassifier(nn.Module):
+    """A network that takes images in [0, 1] and owns its normalisation.
+
+    Args:
+        architecture: see `build_network`.
+        class_names: one name a logit: the classes, or the attributes of multi-label data.
+        options: further arguments of the network's constructor.
+        mean, std: per-channel normalisation, in units of the [0, 1] range.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        class_names: list[str],
+        options: dict[str, Any] | None = None,
+        mean: tuple[float, ...] = (0.5, 0.5, 0.5),
+        std: tuple[float, ...] = (0.5, 0.5, 0.5),
+    ) -> None:
+        super().__init__()
+        if len(mean) != len(std) or not all(s > 0 for s in std):
+            raise ValueError(f"mean {mean} and std {std} must have one positive entry a channel")
+        self.architecture = architecture
+        self.class_names = list(class_names)
+        self.options = dict(options or {})
+        self.network = build_network(architecture, num_classes=len(class_names), **self.options)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, shape (N, classes), of images in [0, 1], shape (N, C, H, W)."""
+        return self.network((images - self.mean) / self.std)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write ``config.json`` and ``model.safetensors``; floating-point weights are stored as ``dtype``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "architecture": self.architecture,
+            "class_names": self.class_names,
+            "options": self.options,
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+        }
+        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+        state = {
+            name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+            for name, tensor in self.network.state_dict().items()
+        }
+        save_file(state, folder / WEIGHTS_NAME)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> ImageClassifier:
+        """Load a classifier in float32 and evaluation mode, its weights frozen.
+
+        Raises:
+            FileNotFoundError: the folder or one of its two files is missing.
+            ValueError: a file is damaged or does not fit the architecture.
+        """
+        folder = Path(folder)
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"no classifier at {str(folder)!r}: {name} is missing; train one with "
+                    "`python train.py fit --config configs/<domain>/classifier.yaml` or give another folder"
+                )
+        try:
+            classifier = cls(**json.loads((folder / CONFIG_NAME).read_text()))
+            state = load_file(folder / WEIGHTS_NAME)
+            classifier.network.load_state_dict(state)  # copies half-precision weights into float32 ones
+        except Exception as error:  # safetensors, json and torch each raise their own kinds
+            raise ValueError(
+                f"cannot load the classifier at {str(folder)!r} ({error}); "
+                "the file is damaged or belongs to another architecture: export or copy it again"
+            ) from error
+        return classifier.eval().requires_grad_(False)

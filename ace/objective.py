@@ -1,0 +1,110 @@
+"""What the attack minimises: the class loss of the filtered image plus a distance to the original."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ace.decision import Decision
+from ace.diffusion_filter import DiffusionFilter
+
+Classifier = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Distance:
+    """lambda_1 |x - x'|_1 + lambda_2 |x - x'|_2, both summed over an image in [0, 1].
+
+    Args:
+        l1: weight of the sum of absolute differences.
+        l2: weight of the Euclidean norm (not its square).
+        schedule: factor over the iterations: ``constant`` 1; ``linear`` up to 1 in the last one; ``step`` 0 in the first half.
+    """
+
+    l1: float = 0.001
+    l2: float = 0.0
+    schedule: Literal["constant", "linear", "step"] = "constant"
+
+    def __post_init__(self) -> None:
+        if self.l1 < 0 or self.l2 < 0:
+            raise ValueError(f"the distance's weights must not be negative, got l1={self.l1}, l2={self.l2}")
+        if self.schedule not in ("constant", "linear", "step"):
+            raise ValueError(f"unknown schedule {self.schedule!r}: use constant, linear or step")
+
+    def __call__(self, image: Tensor, original: Tensor) -> Tensor:
+        """Distance of each image, shape (N,)."""
+        difference = (image - original).flatten(1)
+        total = torch.zeros(len(image), device=image.device)
+        if self.l1:
+            total = total + self.l1 * difference.abs().sum(1)
+        if self.l2:
+            total = total + self.l2 * torch.linalg.vector_norm(difference, dim=1)
+        return total
+
+    def factor(self, iteration: Tensor, iterations: int) -> Tensor:
+        """The schedule's factor at each image's iteration (counted from 0), shape (N,)."""
+        match self.schedule:
+            case "linear":
+                return (iteration + 1) / iterations
+            case "step":
+                return (iteration > iterations // 2).float()
+        return torch.ones_like(iteration, dtype=torch.float32)
+
+
+class Evaluation(NamedTuple):
+    """The objective at one point: its gradient, shape (N, C, H, W), and the class loss, shape (N,)."""
+
+    gradient: Tensor
+    class_loss: Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """L(x') = loss(f(F_tau(x')), target) + d(x', x), for each image on its own (ACE, equation 5 in spirit).
+
+    Nothing is averaged over the batch: lambda means at every batch size what it means at batch size 1.
+
+    Args:
+        classifier: maps images in [0, 1], shape (N, C, H, W), to logits.
+        decision: how the logits are read.
+        diffusion_filter: F_tau; None attacks the classifier directly, for comparison.
+        distance: d, between the original and the unfiltered image.
+        class_loss: ``cross_entropy``, or ``margin`` as in Carlini and Wagner 2017.
+        confidence: for ``margin``: how far the target must lead before the loss stops falling, in logits.
+    """
+
+    classifier: Classifier
+    decision: Decision
+    diffusion_filter: DiffusionFilter | None
+    distance: Distance
+    class_loss: Literal["cross_entropy", "margin"] = "cross_entropy"
+    confidence: float = 0.0
+
+    def evaluate(
+        self, image: Tensor, original: Tensor, target: Tensor, factor: Tensor, noise: Tensor | None = None
+    ) -> Evaluation:
+        """Gradient with respect to ``image``.
+
+        Args:
+            image, original: shape (N, C, H, W), in [0, 1].
+            target: shape (N,).
+            factor: factor of the distance, shape (N,).
+            noise: for the filter, shape (steps, N, C, H, W).
+        """
+        with torch.enable_grad():
+            image = image.detach().requires_grad_()
+            filtered = image if self.diffusion_filter is None else self.diffusion_filter(image, noise)
+            class_loss = self._class_loss(self.classifier(filtered), target)
+            loss = class_loss + factor * self.distance(image, original)
+            (gradient,) = torch.autograd.grad(loss.sum(), image)
+        return Evaluation(gradient, class_loss.detach())
+
+    def _class_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        logits = logits.float()
+        if self.class_loss == "margin":
+            return (-self.decision.margin(logits, target)).clamp(min=-self.confidence)
+        return self.decision.cross_entropy(logits, target)

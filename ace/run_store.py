@@ -1,0 +1,276 @@
+"""The run folder: images, records, resume and merge.
+
+    RUN/config.yaml                 settings, configuration, versions
+        records.rank<k>.jsonl       one line per finished image, written after its files
+        records.csv                 merged, one row per id, sorted
+        images/<kind>/<id>.png
+
+An image is finished when its record is complete: its files are on the disk before the line is begun, so what
+a power cut interrupts is redone, and nothing else is.
+"""
+
+import csv
+import hashlib
+import importlib.metadata
+import io
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import yaml
+
+from ace.images import save_png, write_whole
+from ace.record import Record, check_id, cut_half_written, read_log
+
+IMAGE_KINDS = ("original", "pre_explanation", "counterfactual", "mask", "change")
+"""Folders under `images/`. The first four are an image's results; the report derives `change` from them."""
+
+_PACKAGES = ("torch", "torchvision", "diffusers", "lightning")
+_ABSENT = "(absent)"
+
+
+@dataclass
+class RunStore:
+    """A run folder, made by `create` for writing or by `open` for what comes after.
+
+    Attributes:
+        folder: the run folder.
+        settings: what results depend on; a run is continued only with the same ones.
+        config: the whole resolved configuration, for the reader.
+        rank: process number; each process appends to its own record file.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    config: dict[str, Any]
+    rank: int = 0
+    _mended: bool = field(default=False, init=False, repr=False)
+
+    @classmethod
+    def create(cls, folder: str | Path, config: dict, settings: dict, rank: int = 0) -> Self:
+        """Makes a new run folder, or continues the run that is there.
+
+        Rank 0 alone makes the folder and writes `config.yaml`; let it do so before other ranks call `add`.
+        Where the file is there already, every rank compares its settings with it.
+
+        Args:
+            folder: the run folder, made if absent.
+            config: resolved configuration, nested plain values.
+            settings: the part of it that results depend on, nested plain values.
+            rank: process number.
+
+        Raises:
+            ValueError: the folder holds a run with other settings (each differing key is named), or files
+                that are no run at all.
+            TypeError: the configuration or the settings hold something else than plain values.
+        """
+        folder = Path(folder)
+        settings, config = _plain(settings, "settings"), _plain(config, "config")
+        if (folder / "config.yaml").exists():
+            store = cls.open(folder)
+            store.rank = rank
+            _refuse_other_settings(folder, store.settings, settings)
+            return store
+        if rank == 0:
+            _refuse_foreign_content(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            canonical = json.dumps(settings, sort_keys=True).encode()
+            content = {
+                "settings": settings,
+                "config": config,
+                "versions": _versions(),
+                "settings_hash": hashlib.sha256(canonical).hexdigest(),
+            }
+            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+            write_whole(text.encode(), folder / "config.yaml")
+        return cls(folder, settings, config, rank)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Opens an existing run folder.
+
+        Raises:
+            FileNotFoundError: the folder holds no `config.yaml`.
+            ValueError: its `config.yaml` is not that of a run.
+        """
+        path = Path(folder) / "config.yaml"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder} is no run folder (no config.yaml): give the output of `generate`"
+            )
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not {"settings", "config"} <= content.keys():
+            raise ValueError(f"{path} is not the config.yaml of a run: give another folder")
+        return cls(Path(folder), content["settings"], content["config"])
+
+    def finished_ids(self) -> set[str]:
+        """Ids with a complete record of any rank and any status, failures included."""
+        return {line["id"] for line in self._lines()}
+
+    def add(self, record: Record, images: dict[str, np.ndarray]) -> None:
+        """Writes the files of a finished image, then its record. A later record of the same id replaces it.
+
+        Args:
+            record: what is known of the image.
+            images: uint8 HWC arrays by kind, any of `IMAGE_KINDS`.
+
+        Raises:
+            ValueError: an unknown kind, or an array that is no image.
+        """
+        for kind, array in images.items():
+            path = self.image_path(kind, record.id)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_png(array, path)
+        log = self.folder / f"records.rank{self.rank}.jsonl"
+        if not self._mended:
+            cut_half_written(log)
+            self._mended = True
+        # After a restart an id can move to another rank's file: the time says which record is later.
+        line = json.dumps({**asdict(record), "written": time.time()}, allow_nan=False) + "\n"
+        with log.open("ab") as file:
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def records(self) -> list[Record]:
+        """The records of all ranks, one per id (the last written), sorted by id.
+
+        Raises:
+            ValueError: a record file is damaged other than in its last line, or of another version.
+        """
+        latest: dict[str, Record] = {}
+        for line in sorted(self._lines(), key=lambda line: line.get("written", 0.0)):
+            values = {name: value for name, value in line.items() if name != "written"}
+            try:
+                latest[line["id"]] = Record(**values)
+            except TypeError as error:
+                raise ValueError(
+                    f"{self.folder}: record {line['id']!r} is of another version: {error}"
+                ) from error
+        return [latest[id] for id in sorted(latest)]
+
+    def merge(self) -> list[Record]:
+        """Writes `records.csv`, one row per id, and returns the records; for rank 0, at the end."""
+        records = self.records()
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, [column.name for column in fields(Record)], lineterminator="\n")
+        table.writeheader()
+        table.writerows(asdict(record) for record in records)
+        write_whole(text.getvalue().encode(), self.folder / "records.csv")
+        return records
+
+    def image_path(self, kind: str, id: str) -> Path:
+        """Where an image is, or would be.
+
+        Raises:
+            ValueError: an unknown kind or an unsafe id.
+        """
+        if kind not in IMAGE_KINDS:
+            raise ValueError(f"image kind {kind!r} is unknown: use one of {', '.join(IMAGE_KINDS)}")
+        return self.folder / "images" / kind / f"{check_id(id)}.png"
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Writes a JSON file of the run folder whole; numbers that are not finite become null.
+
+        Raises:
+            ValueError: the name is not a plain file name.
+        """
+        path = self.folder / check_id(name)
+        write_whole((json.dumps(_finite(value), indent=2, allow_nan=False) + "\n").encode(), path)
+        return path
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the predicted classes by index, as in the setting `decision.class_names`; may be empty."""
+        return (self.settings.get("decision") or {}).get("class_names") or []
+
+    def class_name(self, index: int | None) -> str:
+        """Name of a predicted class, its number where it has none, `?` for None."""
+        return class_name(self.class_names, index)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        logs = sorted(self.folder.glob("records.rank*.jsonl"))
+        return [line for log in logs for line in read_log(log)[0]]
+
+
+def class_name(names: Sequence[str], index: int | None) -> str:
+    """The name at the index, the index as text where there is none, or `?` for None."""
+    if index is None:
+        return "?"
+    return str(names[index]) if 0 <= index < len(names) else str(index)
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turns nested mappings into one with dotted keys; lists and empty mappings are leaves."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _refuse_other_settings(folder: Path, old: dict, new: dict) -> None:
+    before, after = flatten(old), flatten(new)
+    keys = sorted(before.keys() | after.keys())
+    pairs = {key: (before.get(key, _ABSENT), after.get(key, _ABSENT)) for key in keys}
+    lines = [f"  {key}: {was!r} there, {now!r} now" for key, (was, now) in pairs.items() if was != now]
+    if lines:
+        listing = "\n".join(lines)
+        raise ValueError(
+            f"{folder} holds a run with other settings:\n{listing}\n"
+            "Give another output folder, or delete this one."
+        )
+
+
+def _refuse_foreign_content(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give another output folder")
+    # Hidden files are let be: an interrupted `create` leaves one, and so do file browsers.
+    foreign = sorted(path.name for path in folder.glob("[!.]*"))
+    if foreign:
+        raise ValueError(
+            f"{folder} is not empty and holds no run (no config.yaml, but {', '.join(foreign[:5])}): "
+            "give another output folder, or empty this one"
+        )
+
+
+def _plain(value: Any, key: str) -> Any:
+    """A copy in plain values, as YAML gives them back: tuples become lists and paths text."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{key}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, Path):
+        return str(value)
+    if type(value) in (str, int, float, bool, type(None)):
+        return value
+    raise TypeError(
+        f"{key} must be a plain value to go into config.yaml, got {type(value).__name__}: {value!r}"
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions

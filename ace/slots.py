@@ -1,0 +1,168 @@
+"""Continuous batching: a pool of slots in which images are attacked together, each at its own iteration."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ace.attacks import Attack
+from ace.noise import draw, generator
+from ace.objective import Objective
+
+
+@dataclass(eq=False)
+class Query:
+    """One image on its way through the attack.
+
+    Attributes:
+        id: identity of the image; its noise depends on it.
+        image: the original, shape (C, H, W), in [0, 1].
+        target: target class.
+        prediction: class decided for the original.
+        label: true class, if known.
+        p_before: probability of the target for the original.
+        iterations, forwards, backwards, seconds: the cost so far.
+        pre_explanation: the result of the attack.
+        healthy: whether every loss and gradient was finite.
+    """
+
+    id: str
+    image: Tensor
+    target: int
+    prediction: int
+    label: int | None
+    p_before: float
+    iterations: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+    pre_explanation: Tensor | None = None
+    healthy: bool = True
+    stream: torch.Generator = field(init=False, repr=False)
+
+
+class SlotPool:
+    """Attacks up to ``slots`` images at a time; one that is finished leaves, the next one enters.
+
+    Args:
+        objective: what is minimised.
+        attack: the update rule.
+        slots: number of images iterated together.
+        fixed_shape: always compute all slots, free ones included, so that kernels see one batch shape and the result of
+            an image has the same bytes whatever its company.
+        seed: seed of the noise.
+
+    Attributes:
+        on_iteration: called after every iteration, to show progress.
+    """
+
+    def __init__(self, objective: Objective, attack: Attack, slots: int, fixed_shape: bool, seed: int) -> None:
+        self.objective, self.attack, self.fixed_shape, self.seed = objective, attack, fixed_shape, seed
+        self.queries: list[Query | None] = [None] * slots
+        self.waiting: deque[Query] = deque()
+        self.on_iteration: Callable[[], None] = lambda: None
+
+    @property
+    def progress(self) -> float:
+        """Work done on the images in the slots, in images."""
+        return sum(query.iterations for query in self.queries if query is not None) / self.attack.iterations
+
+    def add(self, query: Query) -> None:
+        """Queue an image; it enters when a slot is free."""
+        query.stream = generator(self.seed, query.id, "attack")
+        self.waiting.append(query)
+
+    def run(self, drain: bool) -> list[Query]:
+        """Iterate while every slot is busy, or with ``drain`` until no image is left; return the finished ones."""
+        finished: list[Query] = []
+        while True:
+            self._fill()
+            if not any(self.queries) or (not drain and None in self.queries):
+                return finished
+            self._iterate()
+            finished += self._retire()
+            self.on_iteration()
+
+    def _fill(self) -> None:
+        for slot, occupant in enumerate(self.queries):
+            if occupant is None and self.waiting:
+                self._enter(slot, self.waiting.popleft())
+
+    def _enter(self, slot: int, query: Query) -> None:
+        self.queries[slot] = query
+        image = query.image[None]
+        state = self.attack.start(image)
+        if not hasattr(self, "image"):
+            self._allocate(image, state)
+        self.image[slot], self.original[slot], self.target[slot] = query.image, query.image, query.target
+        self.iteration[slot], self.healthy[slot] = 0, True
+        for name, values in state.items():
+            self.state[name][slot] = values[0]
+
+    def _allocate(self, image: Tensor, state: dict[str, Tensor]) -> None:
+        slots = len(self.queries)
+        self.original = image.new_zeros(slots, *image.shape[1:])
+        self.image = self.original.clone()
+        self.target = torch.zeros(slots, dtype=torch.long, device=image.device)
+        self.iteration = torch.zeros(slots, device=image.device)
+        self.healthy = torch.ones(slots, dtype=torch.bool, device=image.device)
+        self.state = {name: values.new_zeros(slots, *values.shape[1:]) for name, values in state.items()}
+
+    def _iterate(self) -> None:
+        started = time.perf_counter()
+        rows = [slot for slot, query in enumerate(self.queries) if self.fixed_shape or query is not None]
+        image, original = self.image[rows], self.original[rows]
+        factor = self.objective.distance.factor(self.iteration[rows], self.attack.iterations)
+        passes = self._passes()
+        evaluation = self.objective.evaluate(image, original, self.target[rows], factor, self._noise(rows))
+        state = {name: values[rows] for name, values in self.state.items()}
+        self.image[rows] = self.attack.update(image, original, evaluation.gradient, state)
+        for name, values in state.items():
+            self.state[name][rows] = values
+        self.iteration[rows] += 1
+        finite = evaluation.gradient.isfinite().flatten(1).all(1) & evaluation.class_loss.isfinite()
+        self.healthy[rows] &= finite
+        self._account(time.perf_counter() - started, passes)
+
+    def _noise(self, rows: list[int]) -> Tensor | None:
+        """Fresh noise for the filter, each image's from its own stream; zeros in free slots."""
+        diffusion_filter = self.objective.diffusion_filter
+        if diffusion_filter is None or not diffusion_filter.stochastic:
+            return None
+        shape = self.image.shape[1:]
+        noise = torch.zeros(diffusion_filter.steps, len(rows), *shape, device=self.image.device)
+        taken = [position for position, slot in enumerate(rows) if self.queries[slot] is not None]
+        streams = [query.stream for query in self.queries if query is not None]
+        noise[:, taken] = draw(streams, diffusion_filter.steps, shape, self.image.device)
+        return noise
+
+    def _passes(self) -> tuple[int, int]:
+        diffusion_filter = self.objective.diffusion_filter
+        if diffusion_filter is None:
+            return 0, 0
+        return diffusion_filter.passes.forwards, diffusion_filter.passes.backwards
+
+    def _account(self, seconds: float, before: tuple[int, int]) -> None:
+        """Book the cost of an iteration: every image pays its own passes and an equal share of the time."""
+        forwards, backwards = (now - then for now, then in zip(self._passes(), before, strict=True))
+        active = [query for query in self.queries if query is not None]
+        for query in active:
+            query.iterations += 1
+            query.forwards += forwards
+            query.backwards += backwards
+            query.seconds += seconds / len(active)
+
+    def _retire(self) -> list[Query]:
+        """Free the slots of the images that are finished."""
+        finished = []
+        for slot, query in enumerate(self.queries):
+            if query is not None and query.iterations == self.attack.iterations:
+                query.pre_explanation, query.healthy = self.image[slot].clone(), bool(self.healthy[slot])
+                finished.append(query)
+                self.queries[slot] = None
+        return finished

@@ -1,0 +1,55 @@
+"""Pictures drawn by the diffusion model while it is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from ace.images import save_png, to_uint8
+from ace.noise import draw, generator
+
+
+class SampleGrid(Callback):
+    """Write a grid of samples, from the same noise every time, after the validation of every n-th epoch.
+
+    Validation runs with the averaged weights if `EMAWeightAveraging` is used. The PNGs lie in
+    ``<default_root_dir>/samples``; a W&B logger gets the same picture.
+
+    Args:
+        every_n_epochs: pause between two grids.
+        count: number of samples.
+        inference_steps: steps of the DDIM sampler.
+    """
+
+    def __init__(self, every_n_epochs: int = 1, count: int = 64, inference_steps: int = 50) -> None:
+        self.every_n_epochs, self.count, self.inference_steps = every_n_epochs, count, inference_steps
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.sanity_checking or (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        grid = to_uint8(make_grid(self.sample(pl_module), nrow=int(self.count**0.5), pad_value=1))
+        folder = Path(trainer.default_root_dir) / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_png(grid, folder / f"step-{trainer.global_step:07d}.png")
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image("samples", [grid], step=trainer.global_step)
+
+    @torch.no_grad()
+    def sample(self, pl_module: LightningModule) -> Tensor:
+        """Samples in [0, 1], shape (count, C, H, W)."""
+        unet, scheduler = pl_module.unet, DDIMScheduler.from_config(pl_module.scheduler.config)
+        scheduler.set_timesteps(self.inference_steps, device=pl_module.device)
+        size = unet.config.sample_size
+        shape = (unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
+        streams = [generator(0, str(index), "sample grid") for index in range(self.count)]
+        images = draw(streams, 1, shape, pl_module.device)[0]
+        for timestep in scheduler.timesteps:
+            images = scheduler.step(unet(images, timestep).sample, timestep, images).prev_sample
+        return (images / 2 + 0.5).clamp(0, 1)

@@ -1,0 +1,50 @@
+"""Show a finished run in the loggers: its metrics everywhere, its pictures in Weights & Biases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from ace.images import load_png
+from ace.record import Record
+from ace.run_store import RunStore, flatten
+
+_PICTURES = ("original", "pre_explanation", "counterfactual", "mask")
+_NUMBERS = ("p_before", "p_attack", "p_after", "l1", "l2", "linf", "changed_area", "iterations")
+
+
+def log_run(loggers: Sequence[Logger], store: RunStore, metrics: dict[str, Any], examples: int = 64) -> None:
+    """Log a merged run, from its files; for rank zero.
+
+    Args:
+        loggers: every logger gets the metrics; a `WandbLogger` the gallery and a table of examples too.
+        store: the run.
+        metrics: what `ace.evaluation.evaluate` returned.
+        examples: most rows of the table.
+    """
+    scalars = {f"metrics/{name}": value for name, value in flatten(metrics).items() if isinstance(value, int | float)}
+    for logger in loggers:
+        logger.log_metrics(scalars)
+        if isinstance(logger, WandbLogger):
+            _log_pictures(logger, store, examples)
+
+
+def _log_pictures(logger: WandbLogger, store: RunStore, examples: int) -> None:
+    import wandb
+
+    records = [record for record in store.records() if record.status in ("flipped", "not_flipped")]
+    if not records:
+        return
+    logger.log_image("gallery", [load_png(store.folder / "gallery.png")])
+    columns = ["id", "status", "prediction", "target", *_PICTURES, *_NUMBERS]
+    rows = [_row(store, record, wandb.Image) for record in records[:examples]]
+    logger.log_table("counterfactuals", columns=columns, data=rows)
+
+
+def _row(store: RunStore, record: Record, picture: type) -> list[Any]:
+    names = [store.class_name(record.prediction), store.class_name(record.target)]
+    # uint8 arrays: W&B truncates floats in [0, 1] to black pictures.
+    pictures = [picture(load_png(store.image_path(kind, record.id)).squeeze()) for kind in _PICTURES]
+    return [record.id, record.status, *names, *pictures, *(getattr(record, name) for name in _NUMBERS)]

@@ -1,0 +1,159 @@
+"""What every domain shares: the sample, the data loaders, and which images a predict run still has to do."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, TypedDict
+
+import lightning
+import torch
+from torch.utils.data import DataLoader, DistributedSampler, Subset
+
+Split = Literal["train", "val", "test"]
+
+
+class Sample(TypedDict):
+    """One image with its label; a domain may add keys.
+
+    Attributes:
+        image: float32 tensor [C, H, W] in [0, 1].
+        label: class index, or float32 tensor [A] of 0/1 for attribute data.
+        id: stable, unique and safe as a file name.
+    """
+
+    image: torch.Tensor
+    label: int | torch.Tensor
+    id: str
+
+
+class ImageDataset(Protocol):
+    """A map-style data set that knows the ids of its images without reading them."""
+
+    ids: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+def _no_ids() -> set[str]:
+    return set()
+
+
+# Arguments that say how much is read and how, not what an image looks like: runs may differ in them.
+LOADING_ARGUMENTS = ("batch_size", "num_workers", "num_images", "cache_dir")
+
+
+class ImageDataModule(lightning.LightningDataModule, ABC):
+    """Base of every domain: give it `dataset(split)` and the first three attributes, it makes the loaders.
+
+    Attributes:
+        image_size: Height and width of the images in pixels.
+        channels: Number of image channels.
+        class_names: Names of the classes; for attribute data, names of the attributes.
+        finished_ids: Called when the predict loader is made; returns the ids that need no more work.
+    """
+
+    image_size: int
+    channels: int
+    class_names: list[str]
+
+    def __init__(
+        self,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        predict_split: Split = "test",
+        num_images: int | None = None,
+    ) -> None:
+        """Check and keep the settings; nothing is read yet.
+
+        Args:
+            batch_size: Images per batch on each device, at least 1.
+            num_workers: Processes that load data; 0 loads in the training process.
+            predict_split: The split whose images are explained.
+            num_images: Explain the first so many images of the split; all of them if None.
+
+        Raises:
+            ValueError: If a number is out of range.
+        """
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: give at least 1.")
+        if num_workers < 0:
+            raise ValueError(f"num_workers is {num_workers}: give 0 (load in the main process) or more.")
+        if num_images is not None and num_images < 1:
+            raise ValueError(f"num_images is {num_images}: give at least 1, or leave it out for all images.")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.predict_split: Split = predict_split
+        self.num_images = num_images
+        self.finished_ids: Callable[[], set[str]] = _no_ids
+        # A device whose share is already done has nothing left to predict; the others carry on.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+
+    @abstractmethod
+    def dataset(self, split: Split) -> ImageDataset:
+        """The images of a split, untransformed by chance except for training."""
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of the train split in random order; an incomplete last batch is left out.
+
+        Raises:
+            ValueError: If there is not one full batch.
+        """
+        dataset = self._non_empty("train")
+        if len(dataset) < self.batch_size:
+            raise ValueError(
+                f"The train split has {len(dataset)} images, fewer than batch_size={self.batch_size}: "
+                "lower batch_size or add images."
+            )
+        return self._loader(dataset, shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """Batches of the val split in order."""
+        return self._loader(self._non_empty("val"))
+
+    def test_dataloader(self) -> DataLoader:
+        """Batches of the test split in order."""
+        return self._loader(self._non_empty("test"))
+
+    def predict_dataloader(self) -> DataLoader:
+        """Batches of this device's share of the images still to be explained; may be empty."""
+        finished = self.finished_ids()
+        todo = [index for index, image_id in enumerate(self.predict_ids()) if image_id not in finished]
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        share = Subset(self.dataset(self.predict_split), todo[rank::world_size])
+        # The share is already this device's own. A sampler that says so keeps Lightning from dividing it once
+        # more, and from repeating images to make the shares equal.
+        return self._loader(share, sampler=DistributedSampler(share, num_replicas=1, rank=0, shuffle=False))
+
+    def predict_ids(self) -> Sequence[str]:
+        """Ids of all images to explain, finished or not.
+
+        Raises:
+            ValueError: If the split is empty, or `num_images` is more than it has.
+        """
+        ids = self._non_empty(self.predict_split).ids
+        if self.num_images is not None and self.num_images > len(ids):
+            raise ValueError(
+                f"num_images is {self.num_images}, but the {self.predict_split} split has {len(ids)}: "
+                "lower num_images or leave it out."
+            )
+        return ids[: self.num_images]
+
+    def _non_empty(self, split: Split) -> ImageDataset:
+        dataset = self.dataset(split)
+        if len(dataset) == 0:
+            raise ValueError(
+                f"The {split} split of {type(self).__name__} is empty: check where its images come from."
+            )
+        return dataset
+
+    def _loader(self, dataset: Any, **options: Any) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            **options,
+        )

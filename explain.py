@@ -1,0 +1,40 @@
+"""Explain the decisions of an image classifier by counterfactuals.
+
+python explain.py generate --config configs/avatars/explain.yaml
+python explain.py refine RUN --threshold 0.2
+python explain.py evaluate RUN
+python explain.py report RUN
+"""
+
+from __future__ import annotations
+
+import sys
+
+from jsonargparse import auto_cli
+
+from lit_modules import commands
+
+COMMANDS = {name: getattr(commands, name) for name in ("generate", "refine", "evaluate", "report")}
+
+
+def usage() -> str:
+    """What the commands do, a line each."""
+    lines = [f"  {name:<10}{command.__doc__.splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join([__doc__, "commands:", *lines, "", "python explain.py COMMAND --help tells more."])
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run one of the commands."""
+    name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage())
+    elif name == "generate":
+        commands.generate(rest)
+    elif name in COMMANDS:
+        auto_cli(COMMANDS[name], args=rest, prog=f"explain.py {name}")
+    else:
+        sys.exit(f"error: unknown command {name!r}, choose one of {', '.join(COMMANDS)}")
+
+
+if __name__ == "__main__":
+    main()

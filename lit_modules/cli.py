@@ -1,0 +1,52 @@
+"""The command lines: LightningCLI with one output folder for everything that a run writes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from callbacks.wandb_mode import never_prompt
+
+
+class OutputCLI(LightningCLI):
+    """``--output_dir`` drives the trainer's folder and the logger's; W&B never asks questions."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--output_dir", type=str, default="outputs/run", help="Folder of all that the run writes.")
+        parser.link_arguments("output_dir", "trainer.default_root_dir")
+        parser.link_arguments("output_dir", "trainer.logger.init_args.save_dir")
+
+    def before_instantiate_classes(self) -> None:
+        never_prompt()
+
+
+class TrainCLI(OutputCLI):
+    """Trains a classifier or a diffusion model; a classifier takes the names of its classes from the data."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.link_arguments("data.class_names", "model.init_args.class_names", apply_on="instantiate")
+
+
+class ExplainCLI(OutputCLI):
+    """Sets up everything for an explanation run, and runs nothing; a batch of data fills the slots."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.link_arguments("model.slots", "data.init_args.batch_size")
+
+    def plain_config(self) -> dict[str, Any]:
+        """The resolved configuration in plain values."""
+        return yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False))
+
+
+def one_sentence(set_up: Callable[[], Any]) -> Any:
+    """Run a set-up function; what is wrong with the user's input ends the program with its sentence alone."""
+    try:
+        return set_up()
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")

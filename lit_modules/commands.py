@@ -1,0 +1,188 @@
+"""The commands of ``explain.py``: wiring between the command line, the trainer and the run folder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch.loggers import Logger
+
+from ace.evaluation import evaluate as evaluate_store
+from ace.images import from_uint8, load_png
+from ace.models.identity import folder_hash
+from ace.record import Record
+from ace.report import write_gallery, write_report
+from ace.run_store import RunStore
+from ace.slots import Query
+from callbacks.counterfactual_progress import CounterfactualProgress
+from callbacks.counterfactual_writer import CounterfactualWriter, write_explanation
+from callbacks.wandb_gallery import log_run
+from datamodules.base import LOADING_ARGUMENTS, ImageDataModule
+from lit_modules.cli import ExplainCLI, one_sentence
+from lit_modules.counterfactual import MEMORY_ARGUMENTS, LitCounterfactual
+
+
+def generate(args: list[str]) -> RunStore:
+    """Explain the images of a data module: writes a run folder, or continues the one that is there."""
+    cli, store = one_sentence(lambda: _set_up(args))
+    trainer = cli.trainer
+    if trainer.progress_bar_callback is not None:
+        trainer.callbacks[trainer.callbacks.index(trainer.progress_bar_callback)] = CounterfactualProgress()
+    trainer.callbacks.append(CounterfactualWriter(store, cli.model.explainer.seed))
+    for logger in trainer.loggers:
+        logger.log_hyperparams(store.config)
+    trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
+    trainer.strategy.barrier()
+    if trainer.is_global_zero:
+        _finish(store, trainer.loggers)
+    return store
+
+
+def refine(run: str, threshold: float | None = None, dilation: int | None = None, output_dir: str | None = None) -> RunStore:
+    """Redo the second stage of a run from its stored pre-explanations, into a new run folder.
+
+    Args:
+        run: folder of the run.
+        threshold: relative change from which a pixel is repainted; by default as in the run.
+        dilation: size in pixels over which the change is spread; by default as in the run.
+        output_dir: the new folder; by default the run's name with the two settings.
+    """
+    source, target, model = one_sentence(lambda: _set_up_refinement(run, threshold, dilation, output_dir))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    explainer = model.to(device).explainer
+    finished = target.finished_ids()
+    todo = [record for record in source.records() if record.id not in finished]
+    queries = []
+    for record in todo:
+        if record.status in ("flipped", "not_flipped"):
+            queries.append(_stored_query(source, record, device))
+        else:
+            original = source.image_path("original", record.id)
+            target.add(record, {"original": load_png(original)} if original.exists() else {})
+    for start in range(0, len(queries), explainer.slots):
+        for explanation in explainer.refine(queries[start : start + explainer.slots]):
+            write_explanation(target, explanation, explainer.seed)
+    _finish(target)
+    return target
+
+
+def evaluate(run: str) -> None:
+    """Compute the metrics of a run: prints them and writes metrics.json and records.csv.
+
+    Args:
+        run: folder of the run.
+    """
+    _print_metrics(evaluate_store(one_sentence(lambda: RunStore.open(run))))
+
+
+def report(run: str) -> None:
+    """Draw the gallery picture and the page of a run.
+
+    Args:
+        run: folder of the run.
+    """
+    store = one_sentence(lambda: RunStore.open(run))
+    _print_paths(store, one_sentence(lambda: write_gallery(store)), write_report(store))
+
+
+def _set_up(args: list[str]) -> tuple[ExplainCLI, RunStore]:
+    """Everything that can fail on the user's input, before any long work."""
+    cli = ExplainCLI(
+        LitCounterfactual,
+        ImageDataModule,
+        subclass_mode_data=True,
+        run=False,
+        save_config_callback=None,
+        trainer_defaults={"inference_mode": False},  # in inference mode there are no gradients
+        args=args,
+    )
+    data = cli.datamodule
+    count = len(data.predict_ids())
+    cli.model.check(data.channels, data.image_size)
+    config = cli.plain_config()
+    store = RunStore.create(config["output_dir"], config, _settings(config, cli.model), cli.trainer.global_rank)
+    data.finished_ids = store.finished_ids
+    if cli.trainer.is_global_zero:
+        print(f"{count} images to explain, {len(store.finished_ids())} of them done before, in {store.folder}")
+    return cli, store
+
+
+def _settings(config: dict[str, Any], model: LitCounterfactual) -> dict[str, Any]:
+    """What the results depend on: weights by content, not by place; nothing that only concerns memory or speed."""
+    method = config["model"]
+    data = config["data"]
+    return {
+        "decision": {"class_names": model.explainer.decision.class_names},
+        "weights": {name: folder_hash(method[name]) for name in ("classifier", "diffusion")},
+        "model": {name: value for name, value in method.items() if name not in ("classifier", "diffusion", *MEMORY_ARGUMENTS)},
+        "data": {
+            "class_path": data["class_path"],
+            **{name: value for name, value in data["init_args"].items() if name not in LOADING_ARGUMENTS},
+        },
+    }
+
+
+def _set_up_refinement(
+    run: str, threshold: float | None, dilation: int | None, output_dir: str | None
+) -> tuple[RunStore, RunStore, LitCounterfactual]:
+    source = RunStore.open(run)
+    config = copy.deepcopy(source.config)
+    refinement = config["model"]["refinement"]
+    refinement.update({k: v for k, v in {"threshold": threshold, "dilation": dilation}.items() if v is not None})
+    parser = ArgumentParser()
+    parser.add_class_arguments(LitCounterfactual, "model")
+    model = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
+    settings = _settings(config, model)
+    if settings["weights"] != source.settings["weights"]:
+        raise ValueError(f"the weights have changed since {run} was made: {source.config['model']['classifier']!r} or "
+                         f"{source.config['model']['diffusion']!r} is not what the run used; restore it")  # fmt: skip
+    name = f"{source.folder.name}-threshold{refinement['threshold']}-dilation{refinement['dilation']}"
+    target = RunStore.create(output_dir or source.folder.parent / name, config, settings)
+    return source, target, model
+
+
+def _stored_query(store: RunStore, record: Record, device: torch.device) -> Query:
+    """An image of a run as it was after the first stage."""
+    image, pre_explanation = (
+        from_uint8(load_png(store.image_path(kind, record.id))).to(device) for kind in ("original", "pre_explanation")
+    )
+    return Query(
+        record.id,
+        image,
+        target=record.target,
+        prediction=record.prediction,
+        label=record.label,
+        p_before=record.p_before,
+        iterations=record.iterations,
+        pre_explanation=pre_explanation,
+    )
+
+
+def _finish(store: RunStore, loggers: Sequence[Logger] = ()) -> None:
+    """Merge, measure and show a run whose images are all done."""
+    metrics = evaluate_store(store)
+    paths = [write_gallery(store)] if metrics["n"] else []
+    paths.append(write_report(store))
+    log_run(loggers, store, metrics)
+    _print_metrics(metrics)
+    _print_paths(store, *paths)
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    for name, value in metrics.items():
+        if isinstance(value, float):
+            print(f"{name:>22}  {value:.4g}")
+        elif isinstance(value, int):
+            print(f"{name:>22}  {value}")
+    for name, count in metrics["status"].items():
+        print(f"{name:>22}  {count} images")
+
+
+def _print_paths(store: RunStore, *paths: Path) -> None:
+    print(f"run folder  {store.folder}")
+    for path in paths:
+        print(f"{path.stem:>10}  {path}")

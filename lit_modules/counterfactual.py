@@ -1,0 +1,101 @@
+"""Explain images in Lightning's prediction loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jsonargparse import lazy_instance
+from lightning import LightningModule
+
+from ace.attacks import PGD, Attack
+from ace.decision import AttributeDecision, BinaryDecision, ClassDecision, Decision
+from ace.diffusion_filter import DiffusionFilter
+from ace.explainer import CounterfactualExplainer, Explanation
+from ace.models.classifiers import ImageClassifier
+from ace.models.unet import load_diffusion
+from ace.objective import Distance
+from ace.preflight import check_networks
+from ace.refinement import Refinement
+from ace.targets import OtherSide, TargetPolicy
+
+# Arguments that concern memory and speed: runs that differ in them have the same results, up to rounding.
+MEMORY_ARGUMENTS = ("segments", "slots", "deterministic")
+
+
+class LitCounterfactual(LightningModule):
+    """Wires a classifier and a diffusion model into a `CounterfactualExplainer`.
+
+    Args:
+        classifier: classifier folder, written by ``train.py fit``.
+        diffusion: diffusers folder of an unconditional pixel-space DDPM.
+        query: attribute to explain, by name or index; leave out for a classifier of exclusive classes.
+        policy: which target each image gets.
+        attack: the rule of the first stage.
+        distance: how far from the original costs how much, in the attack.
+        refinement: the second stage.
+        steps: tau: how many respaced steps the filter noises and denoises, or a fraction of them.
+        respacing: number of steps that the diffusion chain is respaced to.
+        stochastic: whether the filter and the refinement draw noise.
+        segments: memory of the gradient: 1 keeps everything, more recompute each segment of the chain once.
+        slots: number of images iterated together.
+        deterministic: same bytes for an image whatever its company, by a constant batch shape.
+        seed: with an image's id it determines all of its noise.
+    """
+
+    def __init__(
+        self,
+        classifier: str,
+        diffusion: str,
+        query: int | str | None = None,
+        policy: TargetPolicy = lazy_instance(OtherSide),  # noqa: B008
+        attack: Attack = lazy_instance(PGD),  # noqa: B008
+        distance: Distance = Distance(),  # noqa: B008
+        refinement: Refinement = Refinement(),  # noqa: B008
+        steps: int | float = 5,
+        respacing: int = 50,
+        stochastic: bool = True,
+        segments: int = 1,
+        slots: int = 16,
+        deterministic: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.classifier = ImageClassifier.from_pretrained(classifier)
+        unet, scheduler = load_diffusion(diffusion)
+        self.diffusion_filter = DiffusionFilter(unet, scheduler, steps, respacing, stochastic, segments)
+        self.explainer = CounterfactualExplainer(
+            self.classifier,
+            decision_for(self.classifier.class_names, query),
+            self.diffusion_filter,
+            attack,
+            distance,
+            refinement,
+            policy,
+            slots,
+            deterministic,
+            seed,
+        )
+
+    def check(self, channels: int, image_size: int | tuple[int, int]) -> None:
+        """Check that both networks take images of this kind; see `ace.preflight.check_networks`."""
+        check_networks(self.explainer, channels, image_size)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Explanation]:
+        """Explanations that are finished: of this batch or of earlier ones, the last batch gives all that are left."""
+        self.explainer.submit(batch["image"], labels=batch["label"], ids=batch["id"])
+        return self.explainer.advance(drain=batch_idx + 1 == self.trainer.num_predict_batches[0])
+
+
+def decision_for(class_names: list[str], query: int | str | None) -> Decision:
+    """The decision on attribute ``query``, or between all classes.
+
+    Raises:
+        ValueError: no attribute has that name or index.
+    """
+    if query is None:
+        return ClassDecision(class_names) if len(class_names) > 1 else BinaryDecision((f"not {class_names[0]}", class_names[0]))
+    index = class_names.index(query) if query in class_names else query
+    if not isinstance(index, int) or not 0 <= index < len(class_names):
+        known = ", ".join(f"{i}: {name}" for i, name in enumerate(class_names))
+        raise ValueError(f"unknown query {query!r}: the classifier knows {known}")
+    return AttributeDecision(index, class_names[index])

@@ -1,0 +1,105 @@
+from types import SimpleNamespace
+
+import lightning
+import pytest
+import torch
+
+from datamodules import ImageDataModule
+
+
+class Squares(torch.utils.data.Dataset):
+    def __init__(self, split, size):
+        self.ids = [f"{split}-{index}" for index in range(size)]
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index):
+        return {"image": torch.full((1, 2, 2), index / 10), "label": index % 2, "id": self.ids[index]}
+
+
+class SquaresDataModule(ImageDataModule):
+    image_size, channels = 2, 1
+
+    def __init__(self, size=10, **settings):
+        super().__init__(**settings)
+        self.class_names = ["even", "odd"]
+        self.size = size
+
+    def dataset(self, split):
+        return Squares(split, self.size)
+
+
+def ids_of(loader):
+    return [image_id for batch in loader for image_id in batch["id"]]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 12])
+def test_shares_cover_what_is_left_exactly_once(world_size):
+    finished = {"test-0", "test-4"}
+    shares = []
+    for rank in range(world_size):
+        data = SquaresDataModule(batch_size=2)
+        data.finished_ids = lambda: finished
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
+        shares.append(ids_of(data.predict_dataloader()))
+    assert sorted(image_id for share in shares for image_id in share) == [
+        f"test-{i}" for i in range(10) if i not in (0, 4)
+    ]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_num_images_counts_from_the_start_of_the_split_whatever_is_finished():
+    data = SquaresDataModule(num_images=4, predict_split="val")
+    assert ids_of(data.predict_dataloader()) == ["val-0", "val-1", "val-2", "val-3"]
+    data.finished_ids = lambda: {"val-1", "val-7"}
+    assert ids_of(data.predict_dataloader()) == ["val-0", "val-2", "val-3"]
+
+
+def test_lightning_takes_the_predict_loader_as_it_is():
+    class Recorder(lightning.LightningModule):
+        def predict_step(self, batch, batch_idx):
+            return batch["id"]
+
+    data = SquaresDataModule(batch_size=4, num_images=6)
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, barebones=True)
+    # Lightning replaces no sampler that is distributed already: the hand-made shares are not divided again.
+    assert isinstance(data.predict_dataloader().sampler, torch.utils.data.DistributedSampler)
+    assert trainer.predict(Recorder(), data) == [
+        ["test-0", "test-1", "test-2", "test-3"],
+        ["test-4", "test-5"],
+    ]
+
+
+def test_training_shuffles_and_drops_the_incomplete_batch_and_evaluation_does_neither():
+    data = SquaresDataModule(batch_size=4)
+    torch.manual_seed(0)
+    first, second = ids_of(data.train_dataloader()), ids_of(data.train_dataloader())
+    assert len(first) == len(second) == 8
+    assert first != second
+    assert ids_of(data.val_dataloader()) == [f"val-{i}" for i in range(10)]
+    assert ids_of(data.test_dataloader()) == [f"test-{i}" for i in range(10)]
+
+
+def test_batches_are_float_images_with_labels():
+    batch = next(iter(SquaresDataModule(batch_size=3).val_dataloader()))
+    assert batch["image"].shape == (3, 1, 2, 2)
+    assert batch["image"].dtype == torch.float32
+    assert batch["label"].tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"num_workers": -1}, {"num_images": 0}])
+def test_settings_out_of_range_are_named(settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(ValueError, match=rf"{name} is {value}: give"):
+        SquaresDataModule(**settings)
+
+
+def test_too_many_images_or_too_few_are_reported():
+    with pytest.raises(ValueError, match=r"num_images is 11, but the test split has 10"):
+        SquaresDataModule(num_images=11).predict_dataloader()
+    with pytest.raises(ValueError, match=r"10 images, fewer than batch_size=16: lower"):
+        SquaresDataModule(batch_size=16).train_dataloader()
+    for loader in ("train", "val", "test", "predict"):
+        with pytest.raises(ValueError, match="split of SquaresDataModule is empty"):
+            getattr(SquaresDataModule(size=0), f"{loader}_dataloader")()
