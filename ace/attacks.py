@@ -22,9 +22,11 @@ class Attack(ABC):
 
     Attributes:
         class_loss: the class loss that the attack is defined with.
+        confidence: for the ``margin`` loss: the lead of the target, in logits, at which the loss stops falling.
     """
 
     class_loss: ClassVar[Literal["cross_entropy", "margin"]] = "cross_entropy"
+    confidence: float = 0.0
 
     def __init__(self, iterations: int = 50, step_size: float = 1.0) -> None:
         if iterations < 1:
@@ -40,7 +42,12 @@ class Attack(ABC):
 
     @abstractmethod
     def update(self, image: Tensor, original: Tensor, gradient: Tensor, state: State) -> Tensor:
-        """The next iterate. All tensors have shape (N, C, H, W); images are in [0, 1]; ``state`` is replaced in place."""
+        """The next iterate.
+
+        Args:
+            image, original, gradient: shape (N, C, H, W), float32; images in [0, 1].
+            state: what `start` made; its entries may be replaced.
+        """
 
 
 class PGD(Attack):
@@ -99,9 +106,20 @@ class CarliniWagner(Attack):
 
     The iterate is the original plus the *change* of that function, so a pixel without gradient keeps its exact value.
     w starts within [-3, 3], where black and white pixels still have a slope.
+
+    Args:
+        iterations: number of updates.
+        step_size: factor of the gradient with respect to w, in grey levels.
+        confidence: lead of the target, in logits, at which the class loss stops falling (kappa in their paper).
     """
 
     class_loss = "margin"
+
+    def __init__(self, iterations: int = 50, step_size: float = 1.0, confidence: float = 0.0) -> None:
+        super().__init__(iterations, step_size)
+        if confidence < 0:
+            raise ValueError(f"confidence must not be negative (logits), got {confidence}")
+        self.confidence = confidence
 
     def start(self, original: Tensor) -> State:
         w = (original * 2 - 1).clamp(-1 + 1e-6, 1 - 1e-6).atanh().clamp(-3, 3)

@@ -93,7 +93,9 @@ class AttributeDecision(BinaryDecision):
 
     def check(self, logits: Tensor) -> None:
         if logits.ndim != 2 or self.query >= logits.shape[1]:
-            raise ValueError(f"attribute {self.query} is not among the classifier's outputs of shape {tuple(logits.shape)}")
+            raise ValueError(
+                f"attribute {self.query} is not among the classifier's outputs of shape {tuple(logits.shape)}"
+            )
 
     def logit(self, logits: Tensor) -> Tensor:
         return logits[:, self.query]

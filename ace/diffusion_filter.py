@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate, repeat
+from itertools import accumulate, pairwise, repeat
 from typing import NamedTuple
 
 import torch
@@ -34,7 +34,9 @@ def respaced_timesteps(train_steps: int, respacing: int) -> list[int]:
     The rule of guided-diffusion (Nichol and Dhariwal 2021), its order of float additions included.
     """
     if not 1 <= respacing <= train_steps:
-        raise ValueError(f"respacing must be in [1, {train_steps}], the diffusion model's chain length, got {respacing}")
+        raise ValueError(
+            f"respacing must be in [1, {train_steps}], the diffusion model's chain length, got {respacing}"
+        )
     stride = (train_steps - 1) / max(respacing - 1, 1)
     return [round(step) for step in accumulate(repeat(stride, respacing - 1), initial=0.0)]
 
@@ -229,4 +231,4 @@ class DiffusionFilter(nn.Module):
 
     def _segment_bounds(self) -> list[tuple[int, int]]:
         edges = [round(k * self.steps / self.segments) for k in range(self.segments + 1)]
-        return list(zip(edges[:-1], edges[1:], strict=True))
+        return list(pairwise(edges))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,7 +30,7 @@ class Explanation:
     Attributes:
         id: identity of the image.
         original: the image as an 8-bit file holds it.
-        status: ``flipped``, ``not_flipped``, ``skipped: why`` or ``failed: why``. What follows is None for the last two.
+        status: ``flipped``, ``not_flipped``, ``skipped: why`` or ``failed: why``; the last two leave much at None.
         prediction: class decided for the original.
         target: class asked for; for an untargeted question the class to leave.
         label: true class, if known.
@@ -126,7 +128,12 @@ class CounterfactualExplainer:
         self.slots, self.deterministic, self.seed = slots, deterministic, seed
         attack = attack or PGD()
         objective = Objective(
-            classifier, self.decision, diffusion_filter, distance or Distance(), class_loss=attack.class_loss
+            classifier,
+            self.decision,
+            diffusion_filter,
+            distance or Distance(),
+            attack.class_loss,
+            attack.confidence,
         )
         self.pool = SlotPool(objective, attack, slots, deterministic, seed)
         self._attacked: list[Query] = []
@@ -149,17 +156,23 @@ class CounterfactualExplainer:
 
         Raises:
             RuntimeError: called in inference mode, where no gradient exists.
-            ValueError: images of the wrong kind, or as many ids as there are not images.
+            ValueError: images of the wrong kind, ids that are not unique, a target that does not exist, or another
+                number of targets, labels or ids than of images.
         """
         self.submit(images, targets, labels, ids)
-        order = {id: position for position, id in enumerate(ids or content_ids(images))}
-        return sorted(self.advance(drain=True), key=lambda explanation: order[explanation.id])
+        finished = {explanation.id: explanation for explanation in self.advance(drain=True)}
+        explanations = [finished.pop(id) for id in (content_ids(images) if ids is None else ids)]
+        self._finished = list(finished.values())  # of earlier calls of `submit`
+        return explanations
 
     def attribute(self, inputs: Tensor, target: Tensor | None = None) -> Tensor:
         """The change that flips each decision, shape (N, C, H, W): an attribution in the manner of captum."""
         explanations = self.explain(inputs, target)
         return torch.stack(
-            [torch.zeros_like(e.original) if e.counterfactual is None else e.counterfactual - e.original for e in explanations]
+            [
+                torch.zeros_like(e.original) if e.counterfactual is None else e.counterfactual - e.original
+                for e in explanations
+            ]
         )
 
     @torch.no_grad()
@@ -171,7 +184,10 @@ class CounterfactualExplainer:
         ids: Sequence[str] | None = None,
     ) -> None:
         """Queue images for `advance`; arguments as in `explain`."""
-        _check_call(images, ids)
+        _check_call(images, targets=targets, labels=labels, ids=ids)
+        classes = len(self.decision.class_names)
+        if targets is not None and not bool(((targets >= 0) & (targets < classes)).all()):
+            raise ValueError(f"targets must be classes from 0 to {classes - 1}, got {targets.tolist()}")
         ids = content_ids(images) if ids is None else ids
         images = as_saved(images)
         logits = self._classify(images)
@@ -183,10 +199,12 @@ class CounterfactualExplainer:
         p_before = self.decision.probability(logits, goals).tolist()
         for row, goal in enumerate(chosen):
             facts = {"prediction": predictions[row], "label": known[row]}
-            if isinstance(goal, str):
+            if not bool(logits[row].isfinite().all()):
+                self._finished.append(
+                    Explanation(ids[row], images[row], "failed: the classifier's output is not finite")
+                )
+            elif isinstance(goal, str):
                 self._finished.append(Explanation(ids[row], images[row], f"skipped: {goal}", **facts))
-            elif not bool(logits[row].isfinite().all()):
-                self._finished.append(Explanation(ids[row], images[row], "failed: the classifier's output is not finite"))
             else:
                 self.pool.add(Query(ids[row], images[row], goal, p_before=p_before[row], **facts))
 
@@ -249,6 +267,8 @@ class CounterfactualExplainer:
                 p_after[row], l1[row], l2[row], linf[row], area[row],
                 query.iterations, query.forwards, query.backwards, query.seconds,
             )
+            if all(map(math.isfinite, (p_attack[row], p_after[row], l1[row])))
+            else _failure(query, "the result, or the classifier's output for it, is not finite")
             for row, query in enumerate(queries)
         ]  # fmt: skip
 
@@ -269,8 +289,10 @@ class CounterfactualExplainer:
 
 
 def content_ids(images: Tensor) -> list[str]:
-    """Identities of images that have no name: a hash of their 8-bit content."""
-    return [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in to_uint8(images)]
+    """Identities of images that have no name: a hash of their 8-bit content, numbered where it is repeated."""
+    hashes = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in to_uint8(images)]
+    counts = [hashes[:row].count(name) for row, name in enumerate(hashes)]
+    return [f"{name}-{count + 1}" if count else name for name, count in zip(hashes, counts, strict=True)]
 
 
 def _failure(query: Query, reason: str) -> Explanation:
@@ -281,15 +303,21 @@ def _failure(query: Query, reason: str) -> Explanation:
     )  # fmt: skip
 
 
-def _check_call(images: Tensor, ids: Sequence[str] | None) -> None:
+def _check_call(images: Tensor, **given: Tensor | Sequence[str] | None) -> None:
     if torch.is_inference_mode_enabled():
         raise RuntimeError("gradients do not exist in inference mode: set the trainer's inference_mode to false")
     if images.ndim != 4 or not images.is_floating_point():
-        raise ValueError(f"images must be a float tensor of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+        raise ValueError(
+            f"images must be a float tensor of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}"
+        )
     if not bool(((images >= 0) & (images <= 1)).all()):
         raise ValueError(
             f"images must lie in [0, 1], these lie in [{images.min():.3g}, {images.max():.3g}]: "
             "undo the normalisation, it belongs into the classifier"
         )
-    if ids is not None and len(ids) != len(images):
-        raise ValueError(f"{len(ids)} ids were given for {len(images)} images")
+    for name, values in given.items():
+        if values is not None and len(values) != len(images):
+            raise ValueError(f"{len(values)} {name} were given for {len(images)} images")
+    repeated = [id for id, count in Counter(given["ids"] or ()).items() if count > 1]
+    if repeated:
+        raise ValueError(f"ids must be unique, {repeated[0]!r} is given more than once")

@@ -22,7 +22,8 @@ class Distance:
     Args:
         l1: weight of the sum of absolute differences.
         l2: weight of the Euclidean norm (not its square).
-        schedule: factor over the iterations: ``constant`` 1; ``linear`` up to 1 in the last one; ``step`` 0 in the first half.
+        schedule: factor over the iterations: ``constant`` is 1, ``linear`` rises to 1 in the last one, ``step`` is 0 in
+            the first half.
     """
 
     l1: float = 0.001

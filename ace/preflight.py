@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
+from torch import Tensor, nn
 
 from ace.explainer import CounterfactualExplainer
+from ace.noise import draw, generator
+
+_PROBE_IMAGES = 8
 
 
 def check_networks(explainer: CounterfactualExplainer, channels: int, image_size: int | tuple[int, int]) -> None:
@@ -16,22 +22,89 @@ def check_networks(explainer: CounterfactualExplainer, channels: int, image_size
         image_size: height and width of the images, one number if square.
 
     Raises:
-        ValueError: wrong channel count, or a size that the UNet cannot halve often enough.
+        ValueError: wrong channel count, a size that the UNet cannot halve often enough, a classifier in training mode,
+            or one that refuses the images or whose outputs do not fit the decision.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    config = explainer.diffusion_filter.unet.config
-    if channels != config.in_channels:
-        raise ValueError(f"the images have {channels} channels, the diffusion model takes {config.in_channels}")
-    factor = 2 ** (len(config.block_out_channels) - 1)
+    unet = explainer.diffusion_filter.unet
+    if channels != unet.config.in_channels:
+        raise ValueError(
+            f"the images have {channels} channels, the diffusion model takes {unet.config.in_channels}: "
+            "convert the images or use another diffusion model"
+        )
+    factor = 2 ** (len(unet.config.block_out_channels) - 1)
     if height % factor or width % factor:
         raise ValueError(
             f"the diffusion model cannot take images of {height}x{width}: both sides must be multiples of {factor}; "
-            f"resize them (it was made for {config.sample_size})"
+            f"resize them (it was made for {unet.config.sample_size})"
         )
-    device = next(explainer.diffusion_filter.unet.parameters()).device
-    image = torch.full((1, channels, height, width), 0.5, device=device)
+    classifier = explainer.classifier
+    if isinstance(classifier, nn.Module) and any(module.training for module in classifier.modules()):
+        raise ValueError("the classifier is in training mode, its answers depend on the batch: call classifier.eval()")
+    image = torch.full((1, channels, height, width), 0.5, device=next(unet.parameters()).device)
     try:
-        logits = explainer.classifier(image)
+        logits = classifier(image)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"the classifier cannot take images of {channels}x{height}x{width}: {error}") from error
     explainer.decision.check(logits)
+
+
+def check_images(explainer: CounterfactualExplainer, images: Tensor, ids: list[str]) -> None:
+    """Try the networks on some images, at the cost of one iteration of the attack.
+
+    Args:
+        explainer: what is going to be run.
+        images: shape (N, C, H, W), in [0, 1]; the first eight are used.
+        ids: the images' identities.
+
+    Raises:
+        ValueError: outputs that are not finite or are probabilities, or no gradient reaches the images.
+
+    Warns:
+        UserWarning: outputs that look like probabilities, or most decisions do not survive the filter.
+    """
+    images, ids = images[:_PROBE_IMAGES], ids[:_PROBE_IMAGES]
+    with torch.no_grad():
+        logits = explainer.classifier(images).float()
+    _check_logits(logits)
+    filter_, decision = explainer.diffusion_filter, explainer.decision
+    streams = [generator(explainer.seed, id, "preflight") for id in ids]
+    noise = draw(streams, filter_.steps, images.shape[1:], images.device)
+    predictions = decision.prediction(logits)
+    with torch.enable_grad():
+        inputs = images.detach().requires_grad_()
+        filtered = explainer.classifier(filter_(inputs, noise)).float()
+        loss = decision.margin(filtered, predictions).sum()  # a cross-entropy is flat where the decision is certain
+        gradient = torch.autograd.grad(loss, inputs, allow_unused=True)[0] if loss.requires_grad else None
+    if gradient is None or not gradient.any():
+        raise ValueError(
+            "no gradient of the classifier reaches the images through the filter: "
+            "it must be differentiable (no argmax, rounding, detach or no_grad inside)"
+        )
+    kept = (decision.prediction(filtered) == predictions).float().mean().item()
+    if kept < 0.5:
+        warnings.warn(
+            f"the filter itself changes {1 - kept:.0%} of the decisions: use a smaller tau "
+            f"(steps={filter_.steps} of respacing={len(filter_.timesteps)}), or a better diffusion model",
+            stacklevel=2,
+        )
+
+
+def _check_logits(logits: Tensor) -> None:
+    logits = logits[logits.isfinite().all(dim=tuple(range(1, logits.ndim)))]
+    if not len(logits):
+        raise ValueError("the classifier's outputs are not finite for any image: check its weights and normalisation")
+    if logits.min() < 0 or logits.max() > 1:
+        return
+    if (
+        logits.ndim == 2
+        and logits.shape[1] > 1
+        and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-3)
+    ):
+        raise ValueError(
+            "the classifier's outputs are probabilities (they sum to 1): give the logits before the softmax"
+        )
+    warnings.warn(
+        "all outputs of the classifier lie in [0, 1]: if these are probabilities, give the logits before the sigmoid",
+        stacklevel=3,
+    )

@@ -105,9 +105,7 @@ def read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
         except ValueError as error:
             if number == len(lines) and not tail:
                 break  # the last line of all: a power cut can leave a block of zeros with an end
-            raise ValueError(
-                f"{path}, line {number} is damaged: delete the line, and its image is redone"
-            ) from error
+            raise ValueError(f"{path}, line {number} is damaged: delete the line, and its image is redone") from error
         size += len(line) + 1
     return parsed, size
 

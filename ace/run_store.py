@@ -102,9 +102,7 @@ class RunStore:
         """
         path = Path(folder) / "config.yaml"
         if not path.is_file():
-            raise FileNotFoundError(
-                f"{folder} is no run folder (no config.yaml): give the output of `generate`"
-            )
+            raise FileNotFoundError(f"{folder} is no run folder (no config.yaml): give the output of `generate`")
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or not {"settings", "config"} <= content.keys():
             raise ValueError(f"{path} is not the config.yaml of a run: give another folder")
@@ -151,9 +149,7 @@ class RunStore:
             try:
                 latest[line["id"]] = Record(**values)
             except TypeError as error:
-                raise ValueError(
-                    f"{self.folder}: record {line['id']!r} is of another version: {error}"
-                ) from error
+                raise ValueError(f"{self.folder}: record {line['id']!r} is of another version: {error}") from error
         return [latest[id] for id in sorted(latest)]
 
     def merge(self) -> list[Record]:
@@ -226,8 +222,7 @@ def _refuse_other_settings(folder: Path, old: dict, new: dict) -> None:
     if lines:
         listing = "\n".join(lines)
         raise ValueError(
-            f"{folder} holds a run with other settings:\n{listing}\n"
-            "Give another output folder, or delete this one."
+            f"{folder} holds a run with other settings:\n{listing}\nGive another output folder, or delete this one."
         )
 
 
@@ -253,9 +248,7 @@ def _plain(value: Any, key: str) -> Any:
         return str(value)
     if type(value) in (str, int, float, bool, type(None)):
         return value
-    raise TypeError(
-        f"{key} must be a plain value to go into config.yaml, got {type(value).__name__}: {value!r}"
-    )
+    raise TypeError(f"{key} must be a plain value to go into config.yaml, got {type(value).__name__}: {value!r}")
 
 
 def _finite(value: Any) -> Any:

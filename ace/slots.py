@@ -94,11 +94,11 @@ class SlotPool:
                 self._enter(slot, self.waiting.popleft())
 
     def _enter(self, slot: int, query: Query) -> None:
-        self.queries[slot] = query
         image = query.image[None]
         state = self.attack.start(image)
-        if not hasattr(self, "image"):
+        if not any(self.queries):
             self._allocate(image, state)
+        self.queries[slot] = query
         self.image[slot], self.original[slot], self.target[slot] = query.image, query.image, query.target
         self.iteration[slot], self.healthy[slot] = 0, True
         for name, values in state.items():

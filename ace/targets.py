@@ -38,7 +38,8 @@ class OtherSide(TargetPolicy):
     def check(self, decision: Decision) -> None:
         if len(decision.class_names) != 2:
             raise ValueError(
-                f"{len(decision.class_names)} classes have no single other side: use ToClass, Pair, RunnerUp or Untargeted"
+                f"{len(decision.class_names)} classes have no single other side: "
+                "use ToClass, Pair, RunnerUp or Untargeted"
             )
 
     def choose(self, scores: Tensor, prediction: int, label: int | None) -> int | str:

@@ -33,11 +33,9 @@ class CounterfactualProgress(ProgressBar):
         self.finished = self.flipped = 0
         self.bar = tqdm(
             total=total,
-            desc="Explaining",
-            unit="image",
             file=sys.stdout,
             disable=not self._enabled,
-            bar_format="{desc} {percentage:3.0f}% |{bar}| {postfix} [{elapsed} < {remaining}]",
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}",
         )
         self._show(0.0)
         pl_module.explainer.pool.on_iteration = lambda: self._show(pl_module.explainer.pool.progress)
@@ -64,6 +62,4 @@ class CounterfactualProgress(ProgressBar):
         """Set the bar; images in work count by the share of their iterations that is done."""
         self.bar.n = min(max(self.finished + in_work, self.bar.n), self.bar.total)
         rate = f"{self.flipped / self.finished:.0%} flipped" if self.finished else "none finished yet"
-        self.bar.set_postfix_str(f"{self.finished}/{self.bar.total} images, {rate}", refresh=False)
-        self.bar.update(0)
-        self.bar.refresh()
+        self.bar.set_description_str(f"{self.finished}/{self.bar.total} images, {rate}")

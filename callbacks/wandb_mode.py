@@ -9,5 +9,6 @@ import wandb
 
 def never_prompt() -> None:
     """Set ``WANDB_MODE`` unless the user has: W&B would otherwise stop and ask for a key."""
-    if "WANDB_MODE" not in os.environ:
-        os.environ["WANDB_MODE"] = "online" if wandb.login(prompt=False) else "offline"
+    if "WANDB_MODE" not in os.environ and not wandb.login(prompt=False):
+        os.environ["WANDB_MODE"] = "offline"
+        wandb.teardown()  # what `login` has set up would not see the variable any more

@@ -2,5 +2,6 @@
 
 from datamodules.avatars import AvatarsDataModule
 from datamodules.base import ImageDataModule
+from datamodules.image_folder import ImageFolderDataModule
 
-__all__ = ["AvatarsDataModule", "ImageDataModule"]
+__all__ = ["AvatarsDataModule", "ImageDataModule", "ImageFolderDataModule"]

@@ -68,9 +68,7 @@ FACTORS: dict[str, Factor] = {
     "accessory": Factor(("glasses",), {(0,): (NONE,), (1,): ("PRESCRIPTION_2", "ROUND")}),
     "facial_hair": Factor(("facial_hair",), {(0,): (NONE,), (1,): ("BEARD_LIGHT", "WICK_BEARD")}),
     "headwear": Factor(("headwear",), {(0,): (NONE,), (1,): ("HAT", "TURBAN")}),
-    "headwear_color": Factor(
-        ("headwear",), {(0,): (NONE,), (1,): ("#3F7FD0", "#D0393E", "#3D9A50", "#8A4FB5")}
-    ),
+    "headwear_color": Factor(("headwear",), {(0,): (NONE,), (1,): ("#3F7FD0", "#D0393E", "#3D9A50", "#8A4FB5")}),
     "hair": Factor(
         ("long_hair", "headwear"),
         {
@@ -80,9 +78,7 @@ FACTORS: dict[str, Factor] = {
             (1, 1): ("STRAIGHT_1", "LONG_NOT_TOO_LONG", "DREADS"),
         },
     ),
-    "hair_color": Factor(
-        ("light_hair",), {(0,): ("#2C1B18", "#4A2A20"), (1,): ("#F0C030", "#E0A818", "#DDE0E6")}
-    ),
+    "hair_color": Factor(("light_hair",), {(0,): ("#2C1B18", "#4A2A20"), (1,): ("#F0C030", "#E0A818", "#DDE0E6")}),
     "skin_color": Factor(("dark_skin",), {(0,): ("#FFDBB4", "#EDB98A"), (1,): ("#AE5D29", "#8D4F2B")}),
     "eyebrows": Factor(
         ("raised_eyebrows",),
@@ -91,9 +87,7 @@ FACTORS: dict[str, Factor] = {
             (1,): ("RAISED_EXCITED", "RAISED_EXCITED_NATURAL"),
         },
     ),
-    "eyes": Factor(
-        ("closed_eyes",), {(0,): ("DEFAULT", "SURPRISED", "EYE_ROLL"), (1,): ("CLOSED", "HAPPY", "WINK")}
-    ),
+    "eyes": Factor(("closed_eyes",), {(0,): ("DEFAULT", "SURPRISED", "EYE_ROLL"), (1,): ("CLOSED", "HAPPY", "WINK")}),
     "nose": Factor(("big_nose",), {(0,): ("SMALL",), (1,): ("BIG",)}),
     "cheeks": Factor(("rosy_cheeks",), {(0,): (NONE,), (1,): ("ROSY",)}),
     "earring_color": Factor(("earrings",), {(0,): (NONE,), (1,): ("#12B5B0", "#D81B8C")}),

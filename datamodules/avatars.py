@@ -1,7 +1,6 @@
 """The bundled domain: cartoon faces with 0/1 attributes, drawn on the machine itself. Needs no download."""
 
 import hashlib
-import json
 import os
 import uuid
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import Dataset
 
-from datamodules.avatar_faces import ATTRIBUTES, RENDERER_VERSION, Face, render, sample_face
+from datamodules.avatar_faces import ATTRIBUTES, FACTORS, RENDERER_VERSION, Face, render, sample_face
 from datamodules.base import ImageDataModule, Sample, Split
 
 _POOL_FROM = 2000  # starting processes takes longer than drawing fewer faces than this
@@ -65,7 +64,7 @@ class AvatarsDataset(Dataset):
             name.append(f"{correlated[0]}-{correlated[1]}-{correlation:g}")
         name.append(split)
         self.ids: Sequence[str] = [f"{'-'.join(name)}-{index:06d}" for index in range(size)]
-        settings = json.dumps([RENDERER_VERSION, ATTRIBUTES, *self._draw])
+        settings = repr((RENDERER_VERSION, FACTORS, self._draw))
         self._folder = Path(cache_dir) / f"{split}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
         self._images: np.ndarray | None = None
         self._faces: dict[int, Face] = {}
@@ -112,9 +111,7 @@ class AvatarsDataset(Dataset):
         if len(missing) < _POOL_FROM:
             drawn = list(map(render, missing))
         else:
-            rank_zero_info(
-                f"Drawing {len(missing)} faces for {self._folder}, once; about 10 ms each and core."
-            )
+            rank_zero_info(f"Drawing {len(missing)} faces for {self._folder}, once; about 10 ms each and core.")
             with ProcessPoolExecutor(_MAX_PROCESSES, mp_context=get_context("spawn")) as pool:
                 drawn = list(pool.map(render, missing, chunksize=64))
         self._save(np.concatenate([cached, np.stack(drawn)]))
@@ -190,9 +187,7 @@ class AvatarsDataModule(ImageDataModule):
         if correlated is None and correlation > 0:
             raise ValueError(f"correlation is {correlation} but correlated is missing: name two attributes.")
         if correlated is not None and not (len(set(correlated)) == 2 and set(correlated) <= set(ATTRIBUTES)):
-            raise ValueError(
-                f"correlated is {correlated}: name two different ones of {', '.join(ATTRIBUTES)}."
-            )
+            raise ValueError(f"correlated is {correlated}: name two different ones of {', '.join(ATTRIBUTES)}.")
         shared = {"seed": seed, "cache_dir": cache_dir}
         tied = {"correlated": correlated, "correlation": correlation, "horizontal_flip": horizontal_flip}
         self._datasets = {

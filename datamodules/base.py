@@ -143,9 +143,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
     def _non_empty(self, split: Split) -> ImageDataset:
         dataset = self.dataset(split)
         if len(dataset) == 0:
-            raise ValueError(
-                f"The {split} split of {type(self).__name__} is empty: check where its images come from."
-            )
+            raise ValueError(f"The {split} split of {type(self).__name__} is empty: check where its images come from.")
         return dataset
 
     def _loader(self, dataset: Any, **options: Any) -> DataLoader:

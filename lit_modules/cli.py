@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,11 @@ class ExplainCLI(OutputCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.link_arguments("model.slots", "data.init_args.batch_size")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
+        with warnings.catch_warnings():  # `explain.py` has taken its command's name off the arguments on purpose
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+            super().parse_arguments(parser, args)
 
     def plain_config(self) -> dict[str, Any]:
         """The resolved configuration in plain values."""

@@ -42,7 +42,9 @@ def generate(args: list[str]) -> RunStore:
     return store
 
 
-def refine(run: str, threshold: float | None = None, dilation: int | None = None, output_dir: str | None = None) -> RunStore:
+def refine(
+    run: str, threshold: float | None = None, dilation: int | None = None, output_dir: str | None = None
+) -> RunStore:
     """Redo the second stage of a run from its stored pre-explanations, into a new run folder.
 
     Args:
@@ -118,7 +120,9 @@ def _settings(config: dict[str, Any], model: LitCounterfactual) -> dict[str, Any
     return {
         "decision": {"class_names": model.explainer.decision.class_names},
         "weights": {name: folder_hash(method[name]) for name in ("classifier", "diffusion")},
-        "model": {name: value for name, value in method.items() if name not in ("classifier", "diffusion", *MEMORY_ARGUMENTS)},
+        "model": {
+            name: value for name, value in method.items() if name not in ("classifier", "diffusion", *MEMORY_ARGUMENTS)
+        },
         "data": {
             "class_path": data["class_path"],
             **{name: value for name, value in data["init_args"].items() if name not in LOADING_ARGUMENTS},

@@ -14,7 +14,7 @@ from ace.explainer import CounterfactualExplainer, Explanation
 from ace.models.classifiers import ImageClassifier
 from ace.models.unet import load_diffusion
 from ace.objective import Distance
-from ace.preflight import check_networks
+from ace.preflight import check_images, check_networks
 from ace.refinement import Refinement
 from ace.targets import OtherSide, TargetPolicy
 
@@ -83,6 +83,8 @@ class LitCounterfactual(LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Explanation]:
         """Explanations that are finished: of this batch or of earlier ones, the last batch gives all that are left."""
         self.explainer.submit(batch["image"], labels=batch["label"], ids=batch["id"])
+        if batch_idx == 0:
+            check_images(self.explainer, batch["image"], batch["id"])
         return self.explainer.advance(drain=batch_idx + 1 == self.trainer.num_predict_batches[0])
 
 
@@ -93,7 +95,11 @@ def decision_for(class_names: list[str], query: int | str | None) -> Decision:
         ValueError: no attribute has that name or index.
     """
     if query is None:
-        return ClassDecision(class_names) if len(class_names) > 1 else BinaryDecision((f"not {class_names[0]}", class_names[0]))
+        return (
+            ClassDecision(class_names)
+            if len(class_names) > 1
+            else BinaryDecision((f"not {class_names[0]}", class_names[0]))
+        )
     index = class_names.index(query) if query in class_names else query
     if not isinstance(index, int) or not 0 <= index < len(class_names):
         known = ", ".join(f"{i}: {name}" for i, name in enumerate(class_names))

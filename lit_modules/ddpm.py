@@ -47,7 +47,9 @@ class LitDDPM(LightningModule):
         """Mean squared error of the prediction, one value an image, shape (N,)."""
         clean = images * 2 - 1
         prediction = self.unet(self.scheduler.add_noise(clean, noise, timesteps), timesteps).sample
-        return F.mse_loss(prediction, self._regression_target(clean, noise, timesteps), reduction="none").mean((1, 2, 3))
+        return F.mse_loss(prediction, self._regression_target(clean, noise, timesteps), reduction="none").mean(
+            (1, 2, 3)
+        )
 
     def _regression_target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         match self.scheduler.config.prediction_type:
@@ -68,7 +70,7 @@ class LitDDPM(LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """The loss at one noise and timestep an image, fixed by its id, so that curves compare between epochs and runs."""
+        """The loss at one noise and timestep an image, fixed by its id: curves compare between epochs and runs."""
         images, steps = batch["image"], len(self.scheduler.betas)
         streams = [generator(0, image_id, "validation") for image_id in batch["id"]]
         noise = torch.stack([torch.randn(image.shape, generator=s) for image, s in zip(images, streams, strict=True)])

@@ -79,9 +79,7 @@ class Flags:
         if self.noise_schedule not in ("linear", "cosine"):
             raise ValueError(f"unknown noise_schedule {self.noise_schedule!r}: use linear or cosine")
         if not self.channel_mult and self.image_size not in DEFAULT_CHANNEL_MULT:
-            raise ValueError(
-                f"image_size {self.image_size} has no default channel_mult: give one, '1,2,3,4' say"
-            )
+            raise ValueError(f"image_size {self.image_size} has no default channel_mult: give one, '1,2,3,4' say")
         if min(_numbers(self.attention_resolutions), default=1) < 1:
             raise ValueError(f"attention_resolutions must be positive, got {self.attention_resolutions!r}")
         name = "num_heads" if self.num_head_channels == -1 else "num_head_channels"
@@ -172,7 +170,7 @@ def _structure(state: State) -> dict[str, Any]:
 
 
 def convert(flags: Flags, state: State) -> dict[str, Tensor]:
-    """The checkpoint's tensors, in float32, under the names of diffusers' ``UNet2DModel``.
+    """The checkpoint's tensors under the names of diffusers' ``UNet2DModel``.
 
     Raises:
         ValueError: tensors are missing or left over.
@@ -184,7 +182,7 @@ def convert(flags: Flags, state: State) -> dict[str, Tensor]:
                 name = _join(source, source_part, leaf)
                 if name in state:
                     used.add(name)
-                    converted |= _place(state[name].float(), _join(target, target_part, leaf), flags)
+                    converted |= _place(state[name], _join(target, target_part, leaf), flags)
                 elif source_part != "skip_connection":  # which is only where the width changes
                     raise ValueError(f"the checkpoint is incomplete: it has no tensor {name}")
     if left := sorted(set(state) - used):
@@ -213,9 +211,7 @@ def _place(tensor: Tensor, target: str, flags: Flags) -> dict[str, Tensor]:
     if ".to_qkv." not in target:
         return {target: tensor}
     pieces = _split_qkv(tensor, flags)
-    return {
-        target.replace("to_qkv", f"to_{letter}"): piece for letter, piece in zip("qkv", pieces, strict=True)
-    }
+    return {target.replace("to_qkv", f"to_{letter}"): piece for letter, piece in zip("qkv", pieces, strict=True)}
 
 
 def _join(*parts: str) -> str:

@@ -60,9 +60,7 @@ class GuidedUNet2DModel(UNet2DModel):
     )
 
 
-def load_guided_diffusion(
-    path: str | Path | Mapping[str, Tensor], **flags: Any
-) -> tuple[UNet2DModel, DDPMScheduler]:
+def load_guided_diffusion(path: str | Path | Mapping[str, Tensor], **flags: Any) -> tuple[UNet2DModel, DDPMScheduler]:
     """Load a guided-diffusion checkpoint: same outputs, in float32 and evaluation mode.
 
     Args:
@@ -162,10 +160,8 @@ def load_diffusion(folder: str | Path) -> tuple[UNet2DModel, DDPMScheduler]:
     scheduler_folder = root / "scheduler" if (root / "scheduler").is_dir() else root
     unet_name = _class_name(unet_folder / "config.json", ("UNet2DModel", "GuidedUNet2DModel"))
     unet_class = UNet2DModel if unet_name == "UNet2DModel" else GuidedUNet2DModel
-    _class_name(
-        scheduler_folder / "scheduler_config.json", ("DDPMScheduler", "DDIMScheduler")
-    )  # same schedule
-    if not any(unet_folder.glob("diffusion_pytorch_model*.safetensors")):
+    _class_name(scheduler_folder / "scheduler_config.json", ("DDPMScheduler", "DDIMScheduler"))  # same schedule
+    if not any(unet_folder.glob("diffusion_pytorch_model.safetensors*")):  # whole, or the index of its parts
         raise FileNotFoundError(
             f"no weights in {str(unet_folder)!r}: diffusion_pytorch_model.safetensors is missing; copy the "
             "folder again (pickled .bin weights are not read: save the pipeline with safe_serialization=True)"
@@ -202,8 +198,7 @@ def _local_folder(folder: str | Path) -> Path:
         return Path(snapshot_download(folder, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # no network, no such model, no access: all mean that it cannot be had
         raise FileNotFoundError(
-            f"no diffusion model at {folder!r}, neither a folder nor available from the hub ({error}): "
-            f"{_REMEDY}"
+            f"no diffusion model at {folder!r}, neither a folder nor available from the hub ({error}): {_REMEDY}"
         ) from error
 
 
@@ -214,9 +209,7 @@ def _class_name(path: Path, known: tuple[str, ...]) -> str:
     try:
         name = json.loads(path.read_text())["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{str(path)!r} is no configuration of diffusers ({error!r}): copy it again"
-        ) from error
+        raise ValueError(f"{str(path)!r} is no configuration of diffusers ({error!r}): copy it again") from error
     if name not in known:
         raise ValueError(f"{str(path)!r} describes a {name}, ACE needs one of {', '.join(known)}: {_REMEDY}")
     return name

@@ -131,9 +131,7 @@ def _load(store: RunStore, record: Record) -> Example:
     return Example(record, *(load_png(store.image_path(kind, record.id)) for kind in kinds))
 
 
-def _draw_example(
-    sheet: Image.Image, corner: tuple[int, int], example: Example, class_names: Sequence[str]
-) -> None:
+def _draw_example(sheet: Image.Image, corner: tuple[int, int], example: Example, class_names: Sequence[str]) -> None:
     record = example.record
     target = class_name(class_names, record.target)
     verdict = ("flipped", _GOOD) if record.flipped else ("not flipped", _BAD)

@@ -98,9 +98,7 @@ def _card(store: RunStore, record: Record) -> Card:
         prediction=store.class_name(record.prediction),
         target=store.class_name(record.target),
         outcome=record.status.partition(":")[0],
-        images={
-            kind: path.relative_to(store.folder).as_posix() for kind, path in paths.items() if path.exists()
-        },
+        images={kind: path.relative_to(store.folder).as_posix() for kind, path in paths.items() if path.exists()},
         size=size,
     )
 

@@ -45,14 +45,12 @@ class SmallClassifier(nn.Module):
 
 
 class ToyUNet(nn.Module):
-    """A denoiser in closed form: ``gain * x + weight * cos(timestep / 10)``, further outputs a fraction of it.
+    """A denoiser in closed form: ``gain * x + weight * cos(timestep / 10)``, further outputs a part of it.
 
     With gain 0 and weight 0 it predicts no noise at all, and a filter without noise is the identity.
     """
 
-    def __init__(
-        self, gain: float = 0.0, weight: float = 0.0, channels: int = 3, out_channels: int = 0
-    ) -> None:
+    def __init__(self, gain: float = 0.0, weight: float = 0.0, channels: int = 3, out_channels: int = 0) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.tensor(gain))
         self.weight = nn.Parameter(torch.tensor(weight))
@@ -123,9 +121,7 @@ def classifier():
     @cache
     def make(kind: str) -> SmallClassifier:
         weights = {
-            key.removeprefix(f"{kind}."): value
-            for key, value in _load("d_classifiers").items()
-            if key.startswith(kind)
+            key.removeprefix(f"{kind}."): value for key, value in _load("d_classifiers").items() if key.startswith(kind)
         }
         return SmallClassifier(weights).eval().requires_grad_(False)
 
@@ -139,9 +135,7 @@ def run_attack():
     def run(objective: Objective, attack: Attack, original: Tensor, target: Tensor) -> list[Tensor]:
         images, state = [original], attack.start(original)
         for iteration in range(attack.iterations):
-            factor = objective.distance.factor(
-                torch.full((len(original),), float(iteration)), attack.iterations
-            )
+            factor = objective.distance.factor(torch.full((len(original),), float(iteration)), attack.iterations)
             gradient = objective.evaluate(images[-1], original, target, factor).gradient
             images.append(attack.update(images[-1], original, gradient, state))
         return images

@@ -114,9 +114,7 @@ def test_the_chain_equals_the_reference_step_by_step(make_filter, reference):
             posterior = filter_.p_mean_std(case["chain_in"][position], index)
             following = case["chain_in"][position + 1] if index else case["filtered"] * 2 - 1
             torch.testing.assert_close(posterior.mean, following, rtol=0, atol=1e-5)
-            torch.testing.assert_close(
-                posterior.pred_x0, case["chain_pred_xstart"][position], rtol=0, atol=1e-5
-            )
+            torch.testing.assert_close(posterior.pred_x0, case["chain_pred_xstart"][position], rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -130,13 +128,9 @@ def test_given_noise_gives_the_stochastic_reference(make_filter, reference):
 
 
 @pytest.mark.parametrize("segments", [1, 2, 3, 4, 5])
-def test_checkpointing_has_the_joint_gradient_where_the_original_is_wrong(
-    segments, make_filter, reference, classifier
-):
+def test_checkpointing_has_the_joint_gradient_where_the_original_is_wrong(segments, make_filter, reference, classifier):
     case = reference("d_checkpoint_shortcut")
-    objective = Objective(
-        classifier("binary"), BinaryDecision(), make_filter(segments=segments), Distance(l1=0)
-    )
+    objective = Objective(classifier("binary"), BinaryDecision(), make_filter(segments=segments), Distance(l1=0))
     gradient = objective.evaluate(case["x"], case["x"], case["target"].long(), torch.ones(1)).gradient
     scale = case["grad_joint"].abs().max()
     assert (gradient - case["grad_joint"]).abs().max() < 1e-4 * scale
@@ -152,9 +146,7 @@ def test_gradients_of_the_stochastic_filter_do_not_depend_on_the_segments(segmen
         x = case["x"][:1].clone().requires_grad_()
         filtered = make_filter(segments=count, stochastic=True)(x, case["stoch_noise"][:, :1])
         gradients += torch.autograd.grad(filtered.square().sum(), x)
-    torch.testing.assert_close(
-        gradients[1], gradients[0], rtol=0, atol=1e-6 * gradients[0].abs().max().item()
-    )
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-6 * gradients[0].abs().max().item())
 
 
 @pytest.mark.parametrize(("steps", "segments"), [(5, 1), (5, 2), (5, 5), (7, 3), (10, 4)])
@@ -202,9 +194,7 @@ def test_the_network_is_frozen_and_gets_no_gradients(make_filter, reference):
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large", "learned_range"])
 @pytest.mark.parametrize("clip_sample", [True, False])
-def test_every_step_agrees_with_the_scheduler_of_diffusers(
-    prediction_type, variance_type, clip_sample, toy_unet
-):
+def test_every_step_agrees_with_the_scheduler_of_diffusers(prediction_type, variance_type, clip_sample, toy_unet):
     scheduler = DDPMScheduler(
         prediction_type=prediction_type,
         variance_type=variance_type,
@@ -220,9 +210,7 @@ def test_every_step_agrees_with_the_scheduler_of_diffusers(
         x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(100 + index))
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(index))
         output = unet(x, timestep).sample
-        theirs = scheduler.step(
-            output, timestep, x, generator=torch.Generator().manual_seed(index)
-        ).prev_sample
+        theirs = scheduler.step(output, timestep, x, generator=torch.Generator().manual_seed(index)).prev_sample
         ours = filter_.p_sample(x, index, noise)
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     clean, noise = torch.randn(2, 2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -281,9 +269,7 @@ def test_a_class_conditional_network_is_refused(toy_unet):
     ("variance_type", "out_channels", "expected"),
     [("learned_range", 3, 6), ("fixed_small", 6, 3), ("learned", 3, 6)],
 )
-def test_output_channels_that_do_not_fit_the_variance_are_refused(
-    variance_type, out_channels, expected, toy_unet
-):
+def test_output_channels_that_do_not_fit_the_variance_are_refused(variance_type, out_channels, expected, toy_unet):
     with pytest.raises(ValueError, match=f"{variance_type}.*{expected} output channels.* has {out_channels}"):
         DiffusionFilter(toy_unet(out_channels=out_channels), DDPMScheduler(variance_type=variance_type))
 

@@ -8,14 +8,10 @@ from ace.noise import draw, generator
 
 def test_the_numbers_never_change():
     noise = torch.randn(4, generator=generator(0, "img_1", "attack"))
-    torch.testing.assert_close(
-        noise, torch.tensor([0.884895, -2.282994, 1.00719, -0.17233]), rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(noise, torch.tensor([0.884895, -2.282994, 1.00719, -0.17233]), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "other", [(1, "a", "attack"), (0, "b", "attack"), (0, "a", "refine"), (-1, "a", "attack")]
-)
+@pytest.mark.parametrize("other", [(1, "a", "attack"), (0, "b", "attack"), (0, "a", "refine"), (-1, "a", "attack")])
 def test_seed_id_and_stage_each_make_another_stream(other):
     noise = torch.randn(100, generator=generator(0, "a", "attack"))
     assert not torch.isclose(noise, torch.randn(100, generator=generator(*other))).any()

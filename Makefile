@@ -1,0 +1,40 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format train-demo clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 16
+
+install: $(VENV)/installed  ## make .venv with the pinned dependencies
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python found, install Python 3.11 or newer"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=/path/to/python3.11 install")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: install  ## explain 16 avatars with the weights in the repository (2 to 3 minutes on 2 cores)
+	rm -rf outputs/demo
+	$(RUN) explain.py generate --config configs/avatars/explain.yaml --output_dir outputs/demo
+
+test: install  ## run the tests
+	$(RUN) -m pytest
+
+lint: install  ## check style
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: install  ## format the code
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+train-demo: install  ## train the weights of the demo anew (an hour and a quarter on 2 cores)
+	$(RUN) train.py fit --config configs/avatars/classifier.yaml
+	$(RUN) train.py fit --config configs/avatars/ddpm.yaml
+
+clean:  ## remove the environment and everything that was generated
+	rm -rf $(VENV) data outputs
