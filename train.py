@@ -19,6 +19,7 @@ def main(args: list[str] | None = None) -> TrainCLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,
+        parser_kwargs={"description": "Train a classifier or a diffusion model."},
         # One folder a run: a second run, or one after a crash, rewrites the saved configuration.
         save_config_kwargs={"overwrite": True},
         args=args,

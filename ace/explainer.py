@@ -23,7 +23,7 @@ from ace.slots import Query, SlotPool
 from ace.targets import OtherSide, TargetPolicy, Untargeted
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen: Lightning refuses to collect frozen predictions
 class Explanation:
     """The counterfactual explanation of one image. Images have shape (C, H, W) and lie in [0, 1].
 

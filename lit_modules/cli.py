@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -23,6 +25,7 @@ class OutputCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         never_prompt()
+        _quieten_lightning()
 
 
 class TrainCLI(OutputCLI):
@@ -50,9 +53,18 @@ class ExplainCLI(OutputCLI):
         return yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False))
 
 
+def _quieten_lightning() -> None:
+    """Leave out Lightning's advertisements and its warnings about its own code: the user can do nothing about them."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    logger.addFilter(lambda record: "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage())
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+
+
 def one_sentence(set_up: Callable[[], Any]) -> Any:
     """Run a set-up function; what is wrong with the user's input ends the program with its sentence alone."""
     try:
         return set_up()
     except (ValueError, TypeError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+        # jsonargparse lists what each member of a union said: ours is the last word, before the value itself.
+        wrapped = re.search(r"Errors:\n.*\n  - (.*?)\nGiven value type:", str(error), re.DOTALL)
+        sys.exit(f"error: {wrapped[1] if wrapped else error}")

@@ -100,6 +100,12 @@ def _set_up(args: list[str]) -> tuple[ExplainCLI, RunStore]:
         run=False,
         save_config_callback=None,
         trainer_defaults={"inference_mode": False},  # in inference mode there are no gradients
+        auto_configure_optimizers=False,
+        parser_kwargs={
+            "prog": "explain.py generate",
+            "usage": "%(prog)s --config FILE [--output_dir DIR] [--model.NAME ..] [--data.NAME ..] [--trainer.NAME ..]",
+            "description": generate.__doc__,
+        },
         args=args,
     )
     data = cli.datamodule

@@ -1,0 +1,72 @@
+"""The hash of weights: of what is in the files, not of where they are."""
+
+import os
+import shutil
+
+import pytest
+
+from ace.models.identity import folder_hash
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "weights"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "unet" / "model.safetensors").write_bytes(bytes(range(256)) * 100)
+    return folder
+
+
+def test_the_hash_is_of_the_content_alone(folder, tmp_path):
+    before = folder_hash(folder)
+    assert len(before) == 64
+    assert folder_hash(str(folder)) == before
+    copied = shutil.copytree(folder, tmp_path / "else" / "where")
+    assert folder_hash(copied) == before
+    moved = folder.rename(tmp_path / "moved")
+    os.utime(moved / "config.json", (0, 0))
+    assert folder_hash(moved) == before
+
+
+def flip_a_bit(folder):
+    path = folder / "unet" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[12345] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        flip_a_bit,
+        lambda folder: (folder / "config.json").write_text("{ }"),
+        lambda folder: (folder / "config.json").rename(folder / "config.yaml"),
+        lambda folder: (folder / "config.json").rename(folder / "unet" / "config.json"),
+        lambda folder: (folder / "config.json").unlink(),
+        lambda folder: (folder / "empty").touch(),
+        lambda folder: (folder / "unet" / "model.safetensors").write_bytes(b""),
+    ],
+)
+def test_every_change_changes_the_hash(folder, change):
+    before = folder_hash(folder)
+    change(folder)
+    assert folder_hash(folder) != before
+
+
+def test_content_cannot_move_between_files(tmp_path):
+    hashes = set()
+    for number, (first, second) in enumerate([(b"ab", b"c"), (b"a", b"bc"), (b"abc", b""), (b"", b"abc")]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "1").write_bytes(first)
+        (folder / "2").write_bytes(second)
+        hashes.add(folder_hash(folder))
+    assert len(hashes) == 4
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
+        folder_hash(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        folder_hash(tmp_path / "file")

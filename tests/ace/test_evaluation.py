@@ -1,0 +1,104 @@
+"""Metrics of a run folder made by hand, against numbers computed by hand."""
+
+import json
+
+import pytest
+
+from ace.evaluation import evaluate
+from ace.record import Record
+from ace.run_store import RunStore
+
+
+def explained(id: str, prediction: int, status: str, number: float) -> Record:
+    """All numbers of the record are multiples of one."""
+    return Record(
+        id=id,
+        prediction=prediction,
+        target=1 - prediction,
+        flipped=status == "flipped",
+        p_before=number / 100,
+        p_attack=number / 10,
+        p_after=number / 8,
+        l1=number,
+        l2=number * 2,
+        linf=number * 3,
+        changed_area=number / 16,
+        iterations=int(number) * 10,
+        unet_forwards=int(number) * 60,
+        unet_backwards=int(number) * 50,
+        seconds=number * 4,
+        seed=0,
+        status=status,
+    )
+
+
+@pytest.fixture
+def store(tmp_path) -> RunStore:
+    return RunStore.create(tmp_path / "run", {}, {"decision": {"class_names": ["sad", "glad"]}})
+
+
+def means(number: float) -> dict[str, float]:
+    return {
+        "mean_p_before": pytest.approx(number / 100),
+        "mean_p_attack": pytest.approx(number / 10),
+        "mean_p_after": pytest.approx(number / 8),
+        "mean_l1": pytest.approx(number),
+        "mean_l2": pytest.approx(number * 2),
+        "mean_linf": pytest.approx(number * 3),
+        "mean_changed_area": pytest.approx(number / 16),
+        "mean_iterations": pytest.approx(number * 10),
+        "mean_unet_forwards": pytest.approx(number * 60),
+        "mean_unet_backwards": pytest.approx(number * 50),
+        "mean_seconds": pytest.approx(number * 4),
+    }
+
+
+def test_metrics_are_those_computed_by_hand(store):
+    for record in (
+        explained("a", 0, "flipped", 1),
+        explained("b", 1, "flipped", 2),
+        explained("c", 0, "not_flipped", 3),
+        explained("d", 0, "flipped", 5),
+        Record(id="e", prediction=1, seed=0, status="skipped: already decided as the target"),
+        Record(id="f", seed=0, status="failed: a loss or gradient of the attack was not finite"),
+        Record(id="g", seed=0, status="failed: a loss or gradient of the attack was not finite"),
+    ):
+        store.add(record, {})
+    metrics = evaluate(store)
+    assert metrics == {
+        "n": 4,
+        "flip_rate": 0.75,
+        **means(11 / 4),
+        "directions": {
+            "glad -> sad": {"n": 1, "flip_rate": 1.0, **means(2)},
+            "sad -> glad": {"n": 3, "flip_rate": pytest.approx(2 / 3), **means(3)},
+        },
+        "status": {
+            "failed: a loss or gradient of the attack was not finite": 2,
+            "flipped": 3,
+            "not_flipped": 1,
+            "skipped: already decided as the target": 1,
+        },
+    }
+    assert list(metrics["directions"]) == ["glad -> sad", "sad -> glad"]
+    assert json.loads((store.folder / "metrics.json").read_text()) == metrics
+    assert len((store.folder / "records.csv").read_text().splitlines()) == 8
+
+
+def test_an_image_that_was_redone_counts_once(store):
+    store.add(explained("a", 0, "not_flipped", 4), {})
+    store.add(explained("a", 0, "flipped", 2), {})
+    metrics = evaluate(store)
+    assert (metrics["n"], metrics["flip_rate"], metrics["mean_l1"]) == (1, 1.0, 2)
+
+
+def test_classes_without_names_go_by_number(tmp_path):
+    store = RunStore.create(tmp_path / "run", {}, {})
+    store.add(explained("a", 1, "flipped", 1), {})
+    assert list(evaluate(store)["directions"]) == ["1 -> 0"]
+
+
+def test_a_run_that_explained_nothing(store):
+    assert evaluate(store) == {"n": 0, "directions": {}, "status": {}}
+    store.add(Record(id="a", prediction=1, seed=0, status="skipped: why"), {})
+    assert evaluate(store) == {"n": 0, "directions": {}, "status": {"skipped: why": 1}}

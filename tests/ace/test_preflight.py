@@ -1,0 +1,180 @@
+"""Each check before a run fires with its own sentence, and none fires on a healthy set-up."""
+
+import warnings
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from torch import Tensor, nn
+
+from ace import BinaryDecision, ClassDecision, CounterfactualExplainer, DiffusionFilter, Untargeted
+from ace.preflight import check_images, check_networks
+
+IDS = list("abcd")
+
+
+def network(outputs: int = 1) -> nn.Sequential:
+    """Logits of both signs."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 14 * 14, outputs)).eval()
+
+
+@pytest.fixture(scope="module")
+def diffusion_filter() -> DiffusionFilter:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet2DModel(
+            sample_size=16,
+            block_out_channels=(8, 8),
+            norm_num_groups=4,
+            layers_per_block=1,
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
+            add_attention=False,
+        )
+    return DiffusionFilter(unet, DDPMScheduler(), steps=2, respacing=50)
+
+
+@pytest.fixture(scope="module")
+def make_explainer(diffusion_filter):
+    def make(classifier, decision=None, **options) -> CounterfactualExplainer:
+        return CounterfactualExplainer(classifier, decision or BinaryDecision(), diffusion_filter, **options)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    """Two dark and two bright images."""
+    noise = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    return noise * 0.1 + torch.tensor([0.1, 0.1, 0.8, 0.8]).view(-1, 1, 1, 1)
+
+
+def brightness(images: Tensor) -> Tensor:
+    return 20 * (images.mean((1, 2, 3)) - 0.5)
+
+
+def two_classes(images: Tensor) -> Tensor:
+    return torch.stack([-brightness(images), brightness(images)], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("classifier", "decision", "options"),
+    [
+        (brightness, BinaryDecision(), {}),
+        (two_classes, ClassDecision(["dark", "bright"]), {}),
+        (two_classes, ClassDecision(["dark", "bright"]), {"policy": Untargeted()}),
+        # Decided without any doubt: the cross-entropy has no gradient left, the logits do.
+        (lambda images: brightness(images) * 100, BinaryDecision(), {}),
+        (lambda images: (images.mean((1, 2, 3)) + 1) * 40, BinaryDecision(), {}),
+    ],
+)
+def test_a_healthy_set_up_passes_in_silence(make_explainer, images, classifier, decision, options):
+    explainer = make_explainer(classifier, decision, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_networks(explainer, 3, 16)
+        check_networks(explainer, 3, (16, 18))
+        check_images(explainer, images, IDS)
+
+
+def test_a_network_in_evaluation_mode_passes(make_explainer):
+    check_networks(make_explainer(network()), 3, 16)
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "message"),
+    [
+        (1, 16, "the images have 1 channels, the diffusion model takes 3: convert the images"),
+        (3, 15, "images of 15x15: both sides must be multiples of 2; resize them .it was made for 16"),
+        (3, (16, 17), "images of 16x17"),
+    ],
+)
+def test_images_that_the_unet_cannot_take(make_explainer, channels, size, message):
+    with pytest.raises(ValueError, match=message):
+        check_networks(make_explainer(brightness), channels, size)
+
+
+def test_a_classifier_in_training_mode(make_explainer):
+    with pytest.raises(ValueError, match=r"training mode.*call classifier.eval\(\)"):
+        check_networks(make_explainer(network().train()), 3, 16)
+    one_part = network()
+    one_part[1].train()
+    with pytest.raises(ValueError, match="training mode"):
+        check_networks(make_explainer(one_part), 3, 16)
+
+
+def test_a_classifier_that_refuses_the_images(make_explainer):
+    with pytest.raises(ValueError, match="the classifier cannot take images of 3x32x32: mat1 and mat2"):
+        check_networks(make_explainer(network()), 3, 32)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "decision", "message"),
+    [(2, BinaryDecision(), "needs one logit an image"), (2, ClassDecision(list("abc")), "3 classes are named")],
+)
+def test_outputs_that_do_not_fit_the_decision(make_explainer, outputs, decision, message):
+    options = {"policy": Untargeted()} if len(decision.class_names) > 2 else {}
+    with pytest.raises(ValueError, match=message):
+        check_networks(make_explainer(network(outputs), decision, **options), 3, 16)
+
+
+def test_outputs_that_are_nowhere_finite(make_explainer, images):
+    with pytest.raises(ValueError, match="not finite for any image: check its weights"):
+        check_images(make_explainer(lambda images: brightness(images) * torch.nan), images, IDS)
+
+
+def test_a_single_output_that_is_not_finite_is_left_to_the_run(make_explainer, images):
+    def classifier(images: Tensor) -> Tensor:
+        return brightness(images).where(images[:, 0, 0, 0] < 5, torch.nan)
+
+    images = images.clone()
+    images[1, 0, 0, 0] = 9
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_images(make_explainer(classifier), images, IDS)
+
+
+def test_probabilities_after_a_softmax(make_explainer, images):
+    explainer = make_explainer(lambda images: two_classes(images).softmax(1), ClassDecision(["dark", "bright"]))
+    with pytest.raises(ValueError, match=r"sum to 1.*logits before the softmax"):
+        check_images(explainer, images, IDS)
+
+
+def test_probabilities_after_a_sigmoid(make_explainer, images):
+    explainer = make_explainer(lambda images: brightness(images).sigmoid())
+    with pytest.warns(UserWarning, match="logits before the sigmoid"):
+        check_images(explainer, images, IDS)
+
+
+@pytest.mark.parametrize(
+    "classifier",
+    [
+        lambda images: brightness(images).detach(),
+        lambda images: brightness((images * 255).round() / 255),
+        torch.no_grad()(brightness),
+    ],
+)
+def test_a_classifier_without_gradient(make_explainer, images, classifier):
+    with pytest.raises(ValueError, match="no gradient of the classifier reaches the images"):
+        check_images(make_explainer(classifier), images, IDS)
+
+
+def test_decisions_that_do_not_survive_the_filter(make_explainer, images):
+    def roughness(images: Tensor) -> Tensor:
+        """The filter of an untrained network leaves noise on a smooth image."""
+        return 1000 * (images.diff(dim=3).abs().mean((1, 2, 3)) - 0.01)
+
+    smooth = torch.full_like(images, 0.5)
+    with pytest.warns(UserWarning, match=r"changes 100% of the decisions: use a smaller tau \(steps=2 of respacing=50"):
+        check_images(make_explainer(roughness), smooth, IDS)
+
+
+def test_only_eight_images_are_tried(make_explainer, images):
+    seen = []
+
+    def classifier(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return brightness(images)
+
+    check_images(make_explainer(classifier), images.repeat(3, 1, 1, 1), [str(number) for number in range(12)])
+    assert set(seen) == {8}

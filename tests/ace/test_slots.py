@@ -1,0 +1,173 @@
+"""The pool of slots: images at different iterations side by side, each as if it were alone."""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from ace.attacks import PGD, CarliniWagner
+from ace.decision import BinaryDecision
+from ace.diffusion_filter import DiffusionFilter
+from ace.objective import Distance, Objective
+from ace.slots import Query, SlotPool
+
+ITERATIONS = 4
+
+
+def classifier(images: Tensor) -> Tensor:
+    return 3 * (images - 0.5).square().sum((1, 2, 3)).sin()
+
+
+@pytest.fixture
+def make_pool(toy_unet):
+    def make(
+        slots=2, fixed_shape=True, attack=None, decide=classifier, schedule="linear", **filter_options
+    ) -> SlotPool:
+        filter_options = {"steps": 3, "respacing": 10, **filter_options}
+        diffusion_filter = DiffusionFilter(toy_unet(gain=0.5, weight=0.1), DDPMScheduler(), **filter_options)
+        distance = Distance(l1=0.01, schedule=schedule)
+        attack = attack or PGD(ITERATIONS, step_size=3)
+        objective = Objective(
+            decide, BinaryDecision(), diffusion_filter, distance, attack.class_loss, attack.confidence
+        )
+        return SlotPool(objective, attack, slots, fixed_shape, seed=5)
+
+    return make
+
+
+def query(name: str, size: int = 8) -> Query:
+    """The image is drawn from the name."""
+    stream = torch.Generator().manual_seed(ord(name))
+    return Query(name, torch.rand(3, size, size, generator=stream), ord(name) % 2, 0, None, 0.5)
+
+
+def names(finished: list[Query]) -> str:
+    return "".join(one.id for one in finished)
+
+
+@pytest.mark.parametrize("attack", [PGD(ITERATIONS, step_size=3), CarliniWagner(ITERATIONS, 50, confidence=99)])
+def test_an_image_that_enters_late_ends_as_if_it_were_alone(make_pool, attack):
+    pool, finished = make_pool(slots=2, attack=attack), []
+    pool.add(query("a"))
+    pool._fill()
+    pool._iterate()  # a is one iteration ahead of b from here on, and two slots never turn over together
+    for name in "bcde":
+        pool.add(query(name))
+    finished = pool.run(drain=True)
+    assert names(finished) == "abcde"
+    for one in finished:
+        alone = make_pool(slots=2, attack=attack)
+        alone.add(query(one.id))
+        (expected,) = alone.run(drain=True)
+        assert torch.equal(one.pre_explanation, expected.pre_explanation)
+        assert not torch.equal(one.pre_explanation, one.image)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "step"])
+def test_without_padding_the_result_is_the_same_up_to_rounding(make_pool, schedule):
+    results = []
+    for slots, fixed_shape in ((1, True), (3, False), (3, True)):
+        pool = make_pool(slots, fixed_shape, schedule=schedule)
+        for name in "abcd":
+            pool.add(query(name))
+        results.append({one.id: one.pre_explanation for one in pool.run(drain=True)})
+    for other in results[1:]:
+        for name, image in results[0].items():
+            assert ((other[name] - image).abs() < 1e-6).float().mean() >= 0.99
+
+
+def test_free_slots_are_computed_only_for_a_fixed_shape(make_pool):
+    for fixed_shape, expected in ((True, [3] * 8), (False, [3] * 4 + [1] * 4)):
+        shapes = []
+
+        def decide(images: Tensor, shapes: list[int] = shapes) -> Tensor:
+            shapes.append(len(images))
+            return classifier(images)
+
+        pool = make_pool(slots=3, fixed_shape=fixed_shape, decide=decide)
+        for name in "abcd":
+            pool.add(query(name))
+        pool.run(drain=True)
+        assert shapes == expected
+
+
+def test_without_draining_it_stops_as_soon_as_a_slot_is_free(make_pool):
+    pool = make_pool(slots=2)
+    pool.add(query("a"))
+    assert pool.run(drain=False) == []
+    assert pool.progress == 0
+    assert pool.objective.diffusion_filter.passes.forwards == 0
+    for name in "bcd":
+        pool.add(query(name))
+    assert names(pool.run(drain=False)) == "abcd"  # two full rounds
+    pool.add(query("e"))
+    assert pool.run(drain=False) == []
+    assert names(pool.run(drain=True)) == "e"
+    assert pool.run(drain=True) == []
+
+
+def test_an_image_in_the_pool_waits_where_it_is(make_pool):
+    pool = make_pool(slots=2)
+    for name in "abc":
+        pool.add(query(name))
+    assert names(pool.run(drain=False)) == "ab"
+    assert [one.id if one else None for one in pool.queries] == ["c", None]
+    assert pool.progress == 0
+
+
+def test_progress_is_told_after_every_iteration(make_pool):
+    pool, seen = make_pool(slots=2), []
+    pool.on_iteration = lambda: seen.append(pool.progress)
+    for name in "abc":
+        pool.add(query(name))
+    pool.run(drain=True)
+    assert seen == [0.5, 1, 1.5, 0, 0.25, 0.5, 0.75, 0]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_every_image_is_charged_its_own_passes_and_its_share_of_the_time(make_pool, slots):
+    pool = make_pool(slots)
+    for name in "abc":
+        pool.add(query(name))
+    finished = pool.run(drain=True)
+    assert [(one.iterations, one.forwards, one.backwards) for one in finished] == [(4, 12, 12)] * 3
+    assert all(one.seconds > 0 for one in finished)
+    if slots == 5:
+        assert len({one.seconds for one in finished}) == 1
+
+
+def test_what_is_not_finite_marks_its_own_image(make_pool):
+    def decide(images: Tensor) -> Tensor:
+        return classifier(images).where(images.mean((1, 2, 3)) > 0.4, torch.nan)
+
+    pool = make_pool(slots=2, decide=decide, stochastic=False)
+    bad = query("b")
+    bad.image.zero_()
+    for one in (query("a"), bad, query("c"), query("d")):
+        pool.add(one)
+    finished = {one.id: one for one in pool.run(drain=True)}
+    assert [finished[name].healthy for name in "abcd"] == [True, False, True, True]
+    expected = make_pool(slots=2, stochastic=False)
+    for name in "acd":
+        expected.add(query(name))
+    for one in expected.run(drain=True):
+        assert torch.equal(finished[one.id].pre_explanation, one.pre_explanation)
+
+
+def test_the_pool_works_without_a_filter():
+    pool = SlotPool(Objective(classifier, BinaryDecision(), None, Distance()), PGD(2), 2, True, seed=0)
+    pool.add(query("a"))
+    (one,) = pool.run(drain=True)
+    assert (one.iterations, one.forwards, one.backwards) == (2, 0, 0)
+    assert (one.pre_explanation - one.image).abs().max().item() == pytest.approx(2 / 255, abs=1e-6)
+
+
+def test_an_empty_pool_takes_images_of_another_size(make_pool):
+    pool = make_pool()
+    pool.add(query("a", size=8))
+    pool.run(drain=True)
+    pool.add(query("b", size=12))
+    (one,) = pool.run(drain=True)
+    fresh = make_pool()
+    fresh.add(query("b", size=12))
+    assert torch.equal(one.pre_explanation, fresh.run(drain=True)[0].pre_explanation)

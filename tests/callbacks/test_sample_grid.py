@@ -1,0 +1,74 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from diffusers import DDPMScheduler
+
+from ace.images import load_png
+from callbacks import SampleGrid
+from lit_modules import LitDDPM
+
+
+@pytest.fixture
+def module(make_unet):
+    return LitDDPM(make_unet(16), DDPMScheduler(prediction_type="v_prediction"))
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    def make(**settings):
+        standard = {
+            "is_global_zero": True,
+            "sanity_checking": False,
+            "current_epoch": 0,
+            "global_step": 12,
+            "default_root_dir": str(tmp_path),
+            "loggers": [],
+        }
+        return SimpleNamespace(**(standard | settings))
+
+    return make
+
+
+class PictureLogger:
+    def __init__(self):
+        self.pictures = []
+
+    def log_image(self, key, images, step):
+        self.pictures.append((key, images, step))
+
+
+@pytest.mark.parametrize(("count", "columns", "rows"), [(4, 2, 2), (7, 2, 4)])
+def test_a_grid_of_samples_is_written_and_logged(count, columns, rows, module, make_trainer, tmp_path):
+    logger = PictureLogger()
+    trainer = make_trainer(loggers=[logger, object()])
+    SampleGrid(count=count, inference_steps=3).on_validation_end(trainer, module)
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["step-0000012.png"]
+    grid = load_png(tmp_path / "samples" / "step-0000012.png")
+    assert grid.shape == (rows * 18 + 2, columns * 18 + 2, 3)
+    cells = [
+        grid[2 + 18 * (i // columns) : 18 * (i // columns + 1), 2 + 18 * (i % columns) : 18 * (i % columns + 1)]
+        for i in range(count)
+    ]
+    assert all(cell.std() > 5 for cell in cells), "a sample is blank"
+    assert not any(np.array_equal(cells[0], cell) for cell in cells[1:]), "samples repeat"
+    [(key, [picture], step)] = logger.pictures
+    assert (key, step) == ("samples", 12)
+    assert np.array_equal(picture, grid)
+
+
+def test_the_samples_start_from_the_same_noise_every_time(module):
+    grid = SampleGrid(count=2, inference_steps=2)
+    first, second = grid.sample(module), grid.sample(module)
+    assert first.shape == (2, 3, 16, 16)
+    assert 0 <= first.min() < first.max() <= 1
+    assert (first == second).all()
+    assert (SampleGrid(count=1, inference_steps=2).sample(module) - first[:1]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "settings", [{"is_global_zero": False}, {"sanity_checking": True}, {"current_epoch": 1}, {"current_epoch": 3}]
+)
+def test_other_ranks_sanity_checks_and_epochs_between_draw_nothing(settings, module, make_trainer, tmp_path):
+    SampleGrid(every_n_epochs=3).on_validation_end(make_trainer(**settings), module)
+    assert not (tmp_path / "samples").exists()

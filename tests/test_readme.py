@@ -1,0 +1,97 @@
+"""Every command of the README runs as it stands there, on less work and in temporary folders."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import explain
+import train
+from datamodules import AvatarsDataModule
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line for line in README.splitlines() if line.startswith(("python ", "make "))]
+SCRIPTS = {"train.py": train.main, "explain.py": explain.main}
+QUICK = ["--data.num_images", "2", "--model.slots", "2", "--model.attack.iterations", "1", "--model.steps", "1"]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """Images to train on, and folders that stand for those the README names."""
+    root = tmp_path_factory.mktemp("own")
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for name in ("cats", "dogs"):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(2):
+                Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(folder / f"{index}.png")
+    return tmp_path_factory.mktemp("work"), root
+
+
+def run(command, workplace):
+    work, root = workplace
+    _, script, *args = shlex.split(command)
+    args = [str(root) if arg == "ROOT" else arg for arg in args]
+    args = [re.sub(r"^(outputs/\w+)$", lambda match: str(work / match[1]), arg) for arg in args]
+    if script == "train.py":
+        kind = "classifier" if "classifier" in command else "ddpm"
+        args += ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "1", "--data.batch_size", "2"]
+        args += ["--output_dir", str(work / kind), "--trainer.callbacks.folder", str(work / "own" / kind)]
+        args += ["--data.num_workers", "0"]
+    elif "generate" in args:
+        own = ["--model.classifier", str(work / "own" / "classifier"), "--model.diffusion", str(work / "own" / "ddpm")]
+        args += QUICK + (own if "image_folder" in command else ["--data.cache_dir", str(work / "avatars")])
+        args += [] if "--output_dir" in args else ["--output_dir", str(work / "explain")]
+    SCRIPTS[script](args)
+
+
+def test_python_commands(workplace, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    work, _ = workplace
+    run(f"python explain.py generate --config configs/avatars/explain.yaml --output_dir {work}/outputs/demo", workplace)
+    commands = [command for command in COMMANDS if command.startswith("python ")]
+    assert len(commands) >= 7
+    for command in commands:
+        run(command, workplace)
+    assert (work / "outputs" / "glasses" / "records.csv").is_file()
+    assert (work / "outputs" / "demo-threshold0.3-dilation3" / "records.csv").is_file()
+    assert (work / "explain" / "report.html").is_file()
+
+
+def test_make_commands_exist_and_ci_runs_them():
+    targets = [shlex.split(command)[1] for command in COMMANDS if command.startswith("make ")]
+    assert targets == ["demo", "test"]
+    for target in targets:
+        subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+        assert f"make {target}" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_flags_of_the_prose_are_understood(workplace, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    configs = re.findall(r"`--config (configs/\S+)`", README)
+    assert configs
+    for config in configs:
+        args = ["fit", "--config", "configs/avatars/ddpm.yaml", "--config", config]
+        with pytest.raises(SystemExit, match="0"):
+            train.main([*args, "--trainer.devices", "4", "--trainer.strategy", "ddp", "--print_config"])
+
+
+def test_python_example(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    data = AvatarsDataModule(cache_dir=str(tmp_path)).dataset("test")
+    names = {"images": torch.stack([data[0]["image"], data[1]["image"]])}
+    exec(example.replace("iterations=30", "iterations=1"), names)
+    assert [e.counterfactual.shape for e in names["explanations"]] == [(3, 64, 64)] * 2
+
+
+def test_pictures_exist():
+    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / path).is_file(), path
