@@ -29,6 +29,7 @@ def log_run(loggers: Sequence[Logger], store: RunStore, metrics: dict[str, Any],
         logger.log_metrics(scalars)
         if isinstance(logger, WandbLogger):
             _log_pictures(logger, store, examples)
+            logger.experiment.finish()  # W&B's closing lines come before ours
 
 
 def _log_pictures(logger: WandbLogger, store: RunStore, examples: int) -> None:

@@ -1,4 +1,6 @@
-"""Settings of the whole test suite."""
+"""Settings of the whole test suite, and tiny networks for the scripts."""
+
+import sys
 
 import pytest
 import torch
@@ -24,6 +26,14 @@ def _wandb_offline(tmp_path_factory):
         for name in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
             patch.setenv(f"WANDB_{name}", str(folder))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_wandb_run_left():
+    """A run that a failed test leaves open would swallow the next one."""
+    yield
+    if (wandb := sys.modules.get("wandb")) and wandb.run:
+        wandb.finish()
 
 
 @pytest.fixture(scope="session")

@@ -143,6 +143,18 @@ def test_the_number_of_slots_changes_hardly_a_pixel(make_explainer, images, dete
             assert (a == b).float().mean() >= 0.999
 
 
+@pytest.mark.parametrize(("deterministic", "expected"), [(True, {3}), (False, {1, 3})])
+def test_free_slots_are_padded_only_where_bytes_matter(make_explainer, images, deterministic, expected):
+    seen = set()
+
+    def classifier(images: Tensor) -> Tensor:
+        seen.add(len(images))
+        return brightness(images)
+
+    make_explainer(classifier, deterministic=deterministic).explain(images)
+    assert seen == expected
+
+
 @settings(max_examples=8)
 @given(st.permutations(range(5)), st.lists(st.integers(1, 3), min_size=5, max_size=5))
 def test_any_order_in_any_batches_gives_the_same_bytes(make_explainer, images, order, sizes):

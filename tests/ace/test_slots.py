@@ -41,19 +41,27 @@ def query(name: str, size: int = 8) -> Query:
     return Query(name, torch.rand(3, size, size, generator=stream), ord(name) % 2, 0, None, 0.5)
 
 
+def staggered(pool: SlotPool, queries: list[Query]) -> list[Query]:
+    """The first image is one iteration ahead of the others: two slots never turn over together."""
+    first, *rest = queries
+    pool.add(first)
+
+    def add_the_rest() -> None:
+        while rest:
+            pool.add(rest.pop(0))
+
+    pool.on_iteration = add_the_rest
+    return pool.run(drain=True)
+
+
 def names(finished: list[Query]) -> str:
     return "".join(one.id for one in finished)
 
 
 @pytest.mark.parametrize("attack", [PGD(ITERATIONS, step_size=3), CarliniWagner(ITERATIONS, 50, confidence=99)])
 def test_an_image_that_enters_late_ends_as_if_it_were_alone(make_pool, attack):
-    pool, finished = make_pool(slots=2, attack=attack), []
-    pool.add(query("a"))
-    pool._fill()
-    pool._iterate()  # a is one iteration ahead of b from here on, and two slots never turn over together
-    for name in "bcde":
-        pool.add(query(name))
-    finished = pool.run(drain=True)
+    pool = make_pool(slots=2, attack=attack)
+    finished = staggered(pool, [query(name) for name in "abcde"])
     assert names(finished) == "abcde"
     for one in finished:
         alone = make_pool(slots=2, attack=attack)
@@ -143,9 +151,7 @@ def test_what_is_not_finite_marks_its_own_image(make_pool):
     pool = make_pool(slots=2, decide=decide, stochastic=False)
     bad = query("b")
     bad.image.zero_()
-    for one in (query("a"), bad, query("c"), query("d")):
-        pool.add(one)
-    finished = {one.id: one for one in pool.run(drain=True)}
+    finished = {one.id: one for one in staggered(pool, [query("a"), bad, query("c"), query("d")])}
     assert [finished[name].healthy for name in "abcd"] == [True, False, True, True]
     expected = make_pool(slots=2, stochastic=False)
     for name in "acd":

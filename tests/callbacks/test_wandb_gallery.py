@@ -1,5 +1,6 @@
 import json
 import struct
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -110,6 +111,8 @@ def test_a_run_is_shown_in_wandb(make_store, tmp_path, monkeypatch):
 
 class Recorder(WandbLogger):
     """Keeps what it is given."""
+
+    experiment = Mock()
 
     def __init__(self):
         self.metrics, self.pictures, self.tables = [], [], []

@@ -1,0 +1,116 @@
+"""Every YAML file under configs/ says how it is used, and is taken by the real command lines."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from lightning import LightningDataModule, LightningModule
+
+from ace.images import save_png
+from datamodules import ImageDataModule
+from lit_modules import LitCounterfactual
+from lit_modules.cli import ExplainCLI, TrainCLI
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
+COMMAND = re.compile(r"^#   python (train\.py fit|explain\.py generate) (--config .+)$", re.MULTILINE)
+
+
+@pytest.fixture(scope="session")
+def own_images(tmp_path_factory):
+    """A folder of images as in `ImageFolderDataModule`."""
+    root = tmp_path_factory.mktemp("own")
+    for split in ("train", "val", "test"):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            save_png(np.full((70, 70, 3), 99, np.uint8), root / split / name / "0.png")
+    return root
+
+
+@pytest.fixture
+def set_up(own_images, classifier_folder, ddpm_folder, tmp_path, monkeypatch):
+    """Instantiates what a command line describes, and runs nothing."""
+
+    def make(script, arguments):
+        monkeypatch.setattr("sys.argv", ["test"])
+        arguments = [argument.replace("ROOT", str(own_images)) for argument in arguments]
+        arguments = [str(ROOT / argument) if argument.startswith("configs/") else argument for argument in arguments]
+        monkeypatch.chdir(tmp_path)
+        if script.startswith("train.py"):
+            return TrainCLI(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                run=False,
+                args=arguments,
+            )
+        tiny = [f"--model.classifier={classifier_folder}", f"--model.diffusion={ddpm_folder}"]
+        return ExplainCLI(
+            LitCounterfactual, ImageDataModule, subclass_mode_data=True, run=False, args=[*arguments, *tiny]
+        )
+
+    return make
+
+
+def commands(config):
+    """The script and the arguments of each command in the opening comment."""
+    comment = re.match(r"(#.*\n)*", (ROOT / config).read_text()).group()
+    return [(script, arguments.split()) for script, arguments in COMMAND.findall(comment)]
+
+
+def test_there_are_configs():
+    assert {f"configs/avatars/{name}.yaml" for name in ("classifier", "ddpm", "explain")} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_config_begins_with_what_it_does_and_its_command(config):
+    first = (ROOT / config).read_text().splitlines()[0]
+    assert re.fullmatch(r"# [A-Z].{20,}", first)
+    assert commands(config)
+    assert all(config in arguments for _, arguments in commands(config))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_command_of_a_config_instantiates_all_its_classes(config, set_up, tmp_path):
+    for script, arguments in commands(config):
+        cli = set_up(script, arguments)
+        written = yaml.safe_load((ROOT / config).read_text())
+        for owner, part in ((cli.model, written.get("model", {})), (cli.datamodule, written.get("data", {}))):
+            assert type(owner).__name__ == part.get("class_path", type(owner).__name__).rpartition(".")[2]
+        wanted = [item["class_path"].rpartition(".")[2] for item in written["trainer"].get("callbacks", [])]
+        assert set(wanted) <= {type(callback).__name__ for callback in cli.trainer.callbacks}
+        logger = written["trainer"]["logger"]["class_path"].rpartition(".")[2]
+        assert [type(logger).__name__ for logger in cli.trainer.loggers] == [logger]
+        output_dir = cli.config.output_dir
+        assert cli.trainer.default_root_dir == cli.trainer.logger.save_dir == output_dir
+    assert not list(tmp_path.iterdir()), "setting up writes nothing"
+
+
+@pytest.mark.parametrize("config", ["configs/avatars/classifier.yaml", "configs/avatars/explain.yaml"])
+@pytest.mark.parametrize("key", ["nonsense", "trainer.nonsense", "data.init_args.nonsense", "model.nonsense"])
+def test_an_unknown_key_is_refused(config, key, set_up, tmp_path, capsys):
+    content = yaml.safe_load((ROOT / config).read_text())
+    target = content
+    for name in key.split(".")[:-1]:
+        target = target[name]
+    target["nonsense"] = 1
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(content))
+    [(script, _)] = commands(config)
+    with pytest.raises(SystemExit) as exit:
+        set_up(script, ["--config", str(tmp_path / "wrong.yaml")])
+    assert exit.value.code == 2
+    assert "nonsense" in capsys.readouterr().err
+
+
+def test_the_classes_of_a_classifier_are_those_of_the_data(set_up):
+    cli = set_up("train.py fit", ["--config", "configs/avatars/classifier.yaml"])
+    assert cli.model.classifier.class_names == cli.datamodule.class_names
+
+
+def test_the_slots_are_filled_by_one_batch(set_up):
+    cli = set_up("explain.py generate", ["--config", "configs/avatars/explain.yaml", "--model.slots", "5"])
+    assert cli.datamodule.batch_size == cli.model.explainer.slots == 5

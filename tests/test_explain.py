@@ -1,0 +1,504 @@
+"""The explain command from end to end, on tiny networks."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import wandb
+import yaml
+
+import explain
+from ace.images import from_uint8, load_png
+from ace.models.classifiers import ImageClassifier
+from ace.run_store import RunStore
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs" / "avatars" / "explain.yaml"
+KINDS = ("original", "pre_explanation", "counterfactual", "mask")
+TIMES = ("seconds", "written")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Sums of several threads round differently: what must agree to the last bit runs in one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def arguments(classifier_folder, ddpm_folder, avatar_cache):
+    """Makes the arguments of a quick `generate`; others given override them."""
+
+    def make(folder, *overrides, num_images=4):
+        return [
+            "generate",
+            f"--config={CONFIG}",
+            f"--model.classifier={classifier_folder}",
+            f"--model.diffusion={ddpm_folder}",
+            f"--data.cache_dir={avatar_cache}",
+            f"--data.num_images={num_images}",
+            "--data.test_size=8",
+            "--model.slots=2",
+            "--model.steps=2",
+            "--model.attack.iterations=2",
+            "--model.attack.step_size=20",
+            "--trainer.accelerator=cpu",
+            "--trainer.logger=false",
+            f"--output_dir={folder}",
+            *overrides,
+        ]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finished(arguments, tmp_path_factory):
+    """A finished run, with W&B; tests only read it."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    explain.main(arguments(folder, "--trainer.logger=lightning.pytorch.loggers.WandbLogger"))
+    wandb.finish()
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished run, to change."""
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("wandb"))
+    return tmp_path / "run"
+
+
+def pictures(folder, kinds=KINDS):
+    """Bytes of all PNG files by kind and name."""
+    return {
+        f"{kind}/{path.name}": path.read_bytes()
+        for kind in kinds
+        for path in sorted((folder / "images" / kind).iterdir())
+    }
+
+
+def records(folder):
+    """Records by id, without times, as their files hold them."""
+    lines = [json.loads(line) for log in folder.glob("records.rank*.jsonl") for line in log.open()]
+    assert len({line["id"] for line in lines}) == len(lines), "an image was done twice"
+    return {line["id"]: {name: value for name, value in line.items() if name not in TIMES} for line in lines}
+
+
+def table(folder):
+    with (folder / "records.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def in_subprocess(arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, ROOT / "explain.py", *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def refusal(capsys, arguments):
+    """What the command says when it refuses its arguments."""
+    with pytest.raises(SystemExit) as exit:
+        explain.main([str(argument) for argument in arguments])
+    assert exit.value.code not in (0, None)
+    return f"{exit.value.code}\n{capsys.readouterr().err}"
+
+
+# --- the run folder
+
+
+def test_the_run_folder_is_complete(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        "config.yaml", "gallery.png", "images", "metrics.json", "records.csv", "records.rank0.jsonl", "report.html",
+        "wandb",
+    }  # fmt: skip
+    ids = [f"avatars-test-{index:06d}" for index in range(4)]
+    for kind in KINDS:
+        assert sorted(path.name for path in (finished / "images" / kind).iterdir()) == [f"{id}.png" for id in ids]
+    assert sorted(records(finished)) == ids
+    assert [row["id"] for row in table(finished)] == ids
+
+    content = yaml.safe_load((finished / "config.yaml").read_text())
+    assert content["config"]["model"]["attack"]["init_args"]["iterations"] == 2
+    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in content["settings"]["weights"].values())
+    assert set(content["versions"]) >= {"python", "torch", "lightning", "diffusers"}
+
+    metrics = json.loads((finished / "metrics.json").read_text())
+    rows = table(finished)
+    assert metrics["n"] == 4
+    assert metrics["flip_rate"] == sum(row["flipped"] == "True" for row in rows) / 4
+    for name in ("l1", "l2", "linf", "changed_area"):
+        assert metrics[f"mean_{name}"] == pytest.approx(np.mean([float(row[name]) for row in rows]))
+    assert load_png(finished / "gallery.png").std() > 10
+    page = (finished / "report.html").read_text()
+    assert all(id in page for id in ids)
+
+
+def test_a_run_is_tracked_offline(finished):
+    [folder] = (finished / "wandb").glob("offline-run-*")
+    assert list(folder.glob("*.wandb"))
+    [picture] = folder.glob("files/media/images/gallery*.png")
+    assert np.array_equal(load_png(picture), load_png(finished / "gallery.png"))
+    assert list(folder.glob("files/media/table/counterfactuals*.json"))
+
+
+def test_records_speak_of_the_pictures_on_disk(finished, classifier_folder):
+    classifier = ImageClassifier.from_pretrained(classifier_folder)
+    found = records(finished)
+    assert {record["prediction"] for record in found.values()} == {0, 1}, "both directions"
+    assert {record["status"] for record in found.values()} == {"flipped", "not_flipped"}, "a test needs both"
+    for id, record in found.items():
+        stored = {kind: load_png(finished / "images" / kind / f"{id}.png") for kind in KINDS}
+        assert record["target"] == 1 - record["prediction"]
+        for name, kind in (("p_before", "original"), ("p_attack", "pre_explanation"), ("p_after", "counterfactual")):
+            with torch.no_grad():
+                logit = classifier(from_uint8(stored[kind])[None])[0, 0]
+            probability = torch.sigmoid(logit if record["target"] else -logit).item()
+            assert record[name] == pytest.approx(probability, abs=1e-4)
+        assert record["flipped"] is (record["p_after"] > 0.5)
+        change = np.abs(stored["counterfactual"].astype(float) - stored["original"]) / 255
+        assert record["l1"] == pytest.approx(change.mean(), rel=1e-4)
+        assert record["linf"] == pytest.approx(change.max(), rel=1e-4)
+        mask = stored["mask"][..., 0] > 0
+        assert 0 < record["changed_area"] == pytest.approx(mask.mean())
+        assert not change[~mask].any(), "the original is kept outside the mask"
+        assert change[mask].any()
+        assert (record["iterations"], record["unet_forwards"], record["unet_backwards"]) == (2, 6, 4)
+
+
+# --- the same folder again
+
+
+def test_a_second_generate_does_nothing_and_keeps_the_files(copied, arguments):
+    def state():
+        kept = [*copied.glob("images/*/*.png"), *copied.glob("records.rank*"), copied / "config.yaml"]
+        return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in kept if path.parent.name != "change"}
+
+    before, metrics = state(), (copied / "metrics.json").read_bytes()
+    explain.main(arguments(copied))
+    assert state() == before
+    assert (copied / "metrics.json").read_bytes() == metrics
+
+
+def test_more_images_add_only_the_new(copied, arguments, tmp_path):
+    log = (copied / "records.rank0.jsonl").read_bytes()
+    stamps = {path: path.stat().st_mtime_ns for kind in KINDS for path in copied.glob(f"images/{kind}/*.png")}
+    explain.main(arguments(copied, num_images=5))
+    assert (copied / "records.rank0.jsonl").read_bytes().startswith(log)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert json.loads((copied / "metrics.json").read_text())["n"] == len(table(copied)) == len(records(copied)) == 5
+    explain.main(arguments(tmp_path / "at once", num_images=5))
+    assert pictures(copied) == pictures(tmp_path / "at once")
+    assert records(copied) == records(tmp_path / "at once")
+
+
+def test_an_interrupted_run_continues_to_the_same_bytes(finished, copied, arguments):
+    log = copied / "records.rank0.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines[:2]) + lines[2][:40])  # stopped in the middle of a record
+    for line in lines[2:]:
+        (copied / "images" / "counterfactual" / f"{json.loads(line)['id']}.png").unlink()
+    for name in ("metrics.json", "records.csv", "gallery.png", "report.html"):
+        (copied / name).unlink()
+    explain.main(arguments(copied))
+    assert pictures(copied) == pictures(finished)
+    assert records(copied) == records(finished)
+    assert (copied / "gallery.png").read_bytes() == (finished / "gallery.png").read_bytes()
+
+
+def test_a_run_stopped_while_it_writes_continues_to_the_same_bytes(finished, arguments, tmp_path, monkeypatch):
+    add, written = RunStore.add, []
+
+    def stop_at_the_second(store, record, images):
+        if written:
+            raise MemoryError("stopped")
+        written.append(record.id)
+        add(store, record, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "add", stop_at_the_second)
+        with pytest.raises(MemoryError):
+            explain.main(arguments(tmp_path / "run"))
+    assert list(records(tmp_path / "run")) == written
+    explain.main(arguments(tmp_path / "run"))
+    assert pictures(tmp_path / "run") == pictures(finished)
+    assert records(tmp_path / "run") == records(finished)
+
+
+def test_what_concerns_memory_and_speed_may_differ(copied, arguments):
+    explain.main(arguments(copied, "--model.slots=4", "--model.segments=2", "--data.num_workers=0"))
+    assert len(records(copied)) == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "values"),
+    [
+        ("--model.steps=3", "model.steps", "2 there, 3 now"),
+        ("--model.seed=1", "model.seed", "0 there, 1 now"),
+        ("--model.query=glasses", "model.query", "'smiling' there, 'glasses' now"),
+        ("--model.attack.iterations=1", "model.attack.init_args.iterations", "2 there, 1 now"),
+        ("--data.seed=5", "data.seed", "0 there, 5 now"),
+    ],
+)
+def test_other_settings_are_refused_by_name(override, key, values, finished, arguments, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    text = refusal(capsys, arguments(finished, override))
+    assert f"{key}: {values}" in text
+    assert "Give another output folder" in text
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_other_weights_are_refused(finished, arguments, make_ddpm_folder, capsys):
+    text = refusal(capsys, arguments(finished, f"--model.diffusion={make_ddpm_folder(width=8)}"))
+    assert "weights.diffusion" in text
+
+
+def test_the_same_weights_elsewhere_are_accepted(copied, arguments, classifier_folder, tmp_path):
+    shutil.copytree(classifier_folder, tmp_path / "moved")
+    explain.main(arguments(copied, f"--model.classifier={tmp_path / 'moved'}", num_images=5))
+    assert len(records(copied)) == 5
+
+
+# --- several processes
+
+
+def test_two_processes_give_the_bytes_of_one_and_may_outnumber_the_images(finished, arguments, tmp_path):
+    folder = tmp_path / "run"
+    ranks = ("--trainer.devices=2", "--trainer.strategy=ddp")
+    fewer = in_subprocess(arguments(folder, *ranks, num_images=1))
+    assert fewer.returncode == 0, fewer.stderr
+    assert len(records(folder)) == 1
+    rest = in_subprocess(arguments(folder, *ranks))
+    assert rest.returncode == 0, rest.stderr
+    assert (folder / "records.rank1.jsonl").exists()
+    assert pictures(folder) == pictures(finished)
+    assert records(folder) == records(finished)
+    assert [{**row, "seconds": 0} for row in table(folder)] == [{**row, "seconds": 0} for row in table(finished)]
+    assert "4 images to explain, 1 of them done before" in rest.stdout
+    assert rest.stdout.count("images to explain") == 1, "only rank zero speaks"
+
+
+# --- the second stage again
+
+
+def test_refine_with_the_same_settings_gives_the_same_pictures(finished, tmp_path, capsys):
+    explain.main(["refine", str(finished), "--output_dir", str(tmp_path / "again")])
+    assert pictures(tmp_path / "again") == pictures(finished)
+    assert "flip_rate" in capsys.readouterr().out
+    passes = ("unet_forwards",)  # of the stored first stage there is no count of passes
+    before, after = records(finished), records(tmp_path / "again")
+    for id, record in after.items():
+        assert {name: value for name, value in record.items() if name not in (*passes, "unet_backwards")} == {
+            name: value for name, value in before[id].items() if name not in (*passes, "unet_backwards")
+        }
+
+
+def test_refine_with_another_threshold_makes_a_folder_of_its_own(copied):
+    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
+    explain.main(["refine", str(copied), "--threshold", "0.9", "--dilation", "1"])
+    assert {path: path.stat().st_mtime_ns for path in copied.rglob("*")} == before
+    folder = copied.with_name("run-threshold0.9-dilation1")
+    unchanged = ("original", "pre_explanation")
+    assert pictures(folder, unchanged) == pictures(copied, unchanged)
+    for id, record in records(folder).items():
+        assert 0 < record["changed_area"] < records(copied)[id]["changed_area"]
+    assert {"config.yaml", "records.csv", "metrics.json", "gallery.png", "report.html"} <= {
+        path.name for path in folder.iterdir()
+    }
+    stored = yaml.safe_load((folder / "config.yaml").read_text())["settings"]["model"]["refinement"]
+    assert stored == {"threshold": 0.9, "dilation": 1}
+
+
+def test_refine_continues_and_carries_over_what_was_left_out(copied):
+    [first, *_] = lines = (copied / "records.rank0.jsonl").read_text().splitlines(keepends=True)
+    skipped = json.loads(first) | {"status": "skipped: already so", "flipped": False}
+    (copied / "records.rank0.jsonl").write_text("".join([json.dumps(skipped) + "\n", *lines[1:]]))
+    folder = copied.with_name("refined")
+    for _ in range(2):
+        explain.main(["refine", str(copied), f"--output_dir={folder}"])
+        assert len(records(folder)) == 4
+    assert records(folder)[skipped["id"]]["status"] == "skipped: already so"
+    assert json.loads((folder / "metrics.json").read_text())["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(["--threshold=2"], r"threshold must be in \[0, 1\].*2"), (["--dilation=4"], "dilation must be an odd number.*4")],
+)
+def test_refine_refuses_settings_out_of_range(options, words, copied, capsys):
+    assert re.search(words, refusal(capsys, ["refine", copied, *options]))
+    assert [path.name for path in copied.parent.iterdir()] == ["run"]
+
+
+def test_refine_refuses_changed_weights(copied, arguments, make_ddpm_folder, capsys):
+    stored = yaml.safe_load((copied / "config.yaml").read_text())
+    stored["config"]["model"]["diffusion"] = str(make_ddpm_folder(width=8))
+    (copied / "config.yaml").write_text(yaml.safe_dump(stored))
+    assert "the weights have changed" in refusal(capsys, ["refine", copied])
+    assert [path.name for path in copied.parent.iterdir()] == ["run"]
+
+
+# --- evaluate and report
+
+
+def test_evaluate_writes_and_prints_the_metrics(copied, finished, capsys):
+    for name in ("metrics.json", "records.csv"):
+        (copied / name).unlink()
+    explain.main(["evaluate", str(copied)])
+    for name in ("metrics.json", "records.csv"):
+        assert (copied / name).read_bytes() == (finished / name).read_bytes()
+    printed = capsys.readouterr().out
+    assert re.search(r"\bn +4\n", printed)
+    assert re.search(r"flip_rate +0\.", printed)
+
+
+def test_report_draws_the_gallery_and_the_page(copied, finished, capsys):
+    for name in ("gallery.png", "report.html"):
+        (copied / name).unlink()
+    explain.main(["report", str(copied)])
+    assert (copied / "gallery.png").read_bytes() == (finished / "gallery.png").read_bytes()
+    assert "avatars-test-000003" in (copied / "report.html").read_text()
+    printed = capsys.readouterr().out
+    assert str(copied / "gallery.png") in printed
+    assert str(copied / "report.html") in printed
+
+
+@pytest.mark.parametrize("command", ["refine", "evaluate", "report"])
+def test_commands_on_a_folder_that_is_no_run_say_so(command, tmp_path, capsys):
+    text = refusal(capsys, [command, tmp_path])
+    assert str(tmp_path) in text
+    assert "is no run folder (no config.yaml): give the output of `generate`" in text
+
+
+# --- help
+
+
+def test_help_in_a_process_of_its_own():
+    done = in_subprocess(["--help"])
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for name in explain.COMMANDS:
+        assert re.search(rf"^  {name} +\S.*\.$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("generate", ["--model.query", "attribute to explain, by name or index", "--data", "--output_dir"]),
+        ("refine", ["run", "--threshold", "relative change from which a pixel is repainted", "--dilation"]),
+        ("evaluate", ["folder of the run"]),
+        ("report", ["folder of the run"]),
+    ],
+)
+def test_every_command_explains_itself(command, words, capsys):
+    with pytest.raises(SystemExit) as exit:
+        explain.main([command, "--help"])
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    assert f"explain.py {command}" in text.splitlines()[0]
+    one_line = " ".join(text.split())
+    assert all(word in one_line for word in words)
+    assert explain.COMMANDS[command].__doc__.splitlines()[0] in one_line
+
+
+def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
+    assert "'explode', choose one of generate, refine, evaluate, report" in refusal(capsys, ["explode"])
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["--model.query=beard"], ["unknown query 'beard'", "0: smiling", "13: big_nose"]),
+        (["--model.query=14"], ["unknown query 14", "13: big_nose"]),
+        (["--model.classifier=nowhere"], ["no classifier at 'nowhere'", "give another folder"]),
+        (["--model.diffusion=nowhere"], ["no diffusion model at 'nowhere'", "train one"]),
+        (["--model.steps=0"], ["tau (steps=0) must be a whole number in [1, 50]"]),
+        (["--model.steps=51"], ["tau (steps=51) must be a whole number in [1, 50]"]),
+        (["--model.steps=0.01"], ["tau (steps=0.01)", "a fraction in (0, 1] that keeps at least one of the 50"]),
+        (["--model.respacing=0"], ["respacing must be in [1, 1000]", "got 0"]),
+        (["--model.respacing=1001"], ["respacing must be in [1, 1000]", "got 1001"]),
+        (["--model.segments=3"], ["segments must be in [1, 2]", "got 3"]),
+        (["--data.num_images=9"], ["num_images is 9", "the test split has 8", "lower num_images"]),
+        (["--data.num_images=0"], ["num_images is 0: give at least 1"]),
+        (["--data.test_size=0"], ["test_size is 0: give at least 1"]),
+        (["--model.nonsense=1"], ["model.nonsense"]),
+        (["--model.attack.norm=l7"], ["linf", "l2", "l7"]),
+    ],
+)
+def test_bad_input_ends_with_a_sentence_before_anything_is_written(overrides, words, arguments, tmp_path, capsys):
+    text = refusal(capsys, arguments(tmp_path / "run", *overrides))
+    missing = [word for word in words if word not in text]
+    assert not missing, text
+    assert "Union" not in text
+    assert "Traceback" not in text
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"channels": 1}, ["the images have 3 channels, the diffusion model takes 1", "convert the images"]),
+        ({"levels": 8, "width": 8}, ["64x64", "multiples of 128", "resize"]),
+    ],
+)
+def test_a_diffusion_model_of_other_images_is_refused(settings, words, arguments, make_ddpm_folder, tmp_path, capsys):
+    text = refusal(capsys, arguments(tmp_path / "run", f"--model.diffusion={make_ddpm_folder(**settings)}"))
+    assert all(word in text for word in words), text
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("network", "file"),
+    [
+        ("classifier", "model.safetensors"),
+        ("classifier", "config.json"),
+        ("diffusion", "unet/diffusion_pytorch_model.safetensors"),
+        ("diffusion", "unet/config.json"),
+        ("diffusion", "scheduler/scheduler_config.json"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_missing_and_truncated_weights_are_refused(
+    network, file, damage, arguments, classifier_folder, ddpm_folder, tmp_path, capsys
+):
+    folder = tmp_path / "weights"
+    shutil.copytree({"classifier": classifier_folder, "diffusion": ddpm_folder}[network], folder)
+    content = (folder / file).read_bytes()
+    (folder / file).unlink()
+    if damage == "truncated":
+        (folder / file).write_bytes(content[: len(content) // 2])
+    text = refusal(capsys, arguments(tmp_path / "run", f"--model.{network}={folder}"))
+    assert str(folder) in text, "the place"
+    remedies = {"missing": "missing", "truncated": "copy (it|the folder) again"}
+    assert re.search(remedies[damage], text), text
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_is_no_run_is_left_alone(kind, arguments, tmp_path, capsys):
+    place = tmp_path / "precious"
+    if kind == "folder":
+        place.mkdir()
+        (place / "thesis.txt").write_text("dear")
+    else:
+        place.write_text("dear")
+    text = refusal(capsys, arguments(place))
+    assert str(place) in text
+    assert "give another output folder" in text
+    assert [path.name for path in tmp_path.rglob("*")] == (
+        ["precious", "thesis.txt"] if kind == "folder" else ["precious"]
+    )

@@ -1,0 +1,166 @@
+"""Real training with the real configurations, shrunken."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import wandb
+import yaml
+from safetensors.torch import load_file
+
+import train
+from ace.images import load_png
+from ace.models.classifiers import ImageClassifier
+from ace.models.unet import load_diffusion
+
+ROOT = Path(__file__).parents[1]
+CLASSIFIER = [
+    f"--config={ROOT / 'configs/avatars/classifier.yaml'}",
+    "--model.options={growth_rate: 4, block_config: [1, 1], num_init_features: 8}",
+    "--trainer.max_epochs=1",
+    "--data.batch_size=8",
+]
+DDPM = [
+    f"--config={ROOT / 'configs/avatars/ddpm.yaml'}",
+    "--model.unet.block_out_channels=[8, 8, 8, 8]",
+    "--model.unet.norm_num_groups=4",
+    "--model.unet.attention_head_dim=8",
+    "--trainer.max_steps=2",
+    "--trainer.val_check_interval=2",
+    "--data.batch_size=2",
+]
+COMMON = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.log_every_n_steps=1"]
+
+
+@pytest.fixture
+def arguments(avatar_cache):
+    """Makes the arguments of a short training on few images."""
+
+    def make(command, settings, *overrides):
+        sizes = [f"--data.{split}_size=16" for split in ("train", "val", "test")]
+        return [command, *settings, *COMMON, *sizes, f"--data.cache_dir={avatar_cache}", *overrides]
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """The configurations' folders for weights and output are relative."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])  # LightningCLI warns of pytest's own arguments
+
+
+def test_the_classifier_is_trained_exported_and_tested(arguments, tmp_path):
+    cli = train.main(arguments("fit", CLASSIFIER))
+    metrics = cli.trainer.callback_metrics
+    assert {"train/loss", "val/loss", "val/accuracy", "val/accuracy_smiling"} <= set(metrics)
+    assert cli.trainer.global_step == 2
+
+    folder = tmp_path / "weights" / "avatars" / "classifier"
+    assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.float16, torch.int64}
+    classifier = ImageClassifier.from_pretrained(folder)
+    assert classifier.class_names == cli.datamodule.class_names
+    images = torch.stack([cli.datamodule.dataset("test")[index]["image"] for index in range(2)])
+    with torch.no_grad():
+        torch.testing.assert_close(classifier(images), cli.model.eval()(images), rtol=0.05, atol=0.05)
+
+    # A second run takes the same folder.
+    exported = (folder / "model.safetensors").read_bytes()
+    again = train.main(arguments("fit", CLASSIFIER, "--seed_everything=1"))
+    assert (folder / "model.safetensors").read_bytes() != exported
+    output = tmp_path / "outputs" / "avatars" / "classifier"
+    stored = sorted(output.rglob("config.yaml"))
+    assert yaml.safe_load(stored[-1].read_text())["seed_everything"] == 1
+
+    checkpoints = sorted(output.rglob("*.ckpt"))
+    assert len(checkpoints) == 2
+    path = again.trainer.checkpoint_callback.best_model_path
+    tested = train.main(arguments("test", CLASSIFIER, f"--ckpt_path={path}"))
+    assert {"test/accuracy", "test/accuracy_smiling"} <= set(tested.trainer.callback_metrics)
+    weights, loaded = again.model.state_dict(), tested.model.state_dict()
+    assert all(torch.equal(weight, loaded[name]) for name, weight in weights.items() if "accuracy" not in name)
+
+
+def test_the_diffusion_model_is_trained_sampled_exported_and_trained_on(arguments, tmp_path):
+    output = tmp_path / "outputs" / "avatars" / "ddpm"
+    folder = tmp_path / "weights" / "avatars" / "ddpm"
+    cli = train.main(arguments("fit", DDPM))
+    assert {"train/loss", "val/loss"} <= set(cli.trainer.callback_metrics)
+    unet, scheduler = load_diffusion(folder)
+    assert scheduler.config.prediction_type == "v_prediction"
+    averaged = cli.model.unet.state_dict()  # after the fit the module holds the averaged weights
+    assert all(torch.equal(weight, averaged[name].half().float()) for name, weight in unet.state_dict().items())
+    [grid] = (output / "samples").iterdir()
+    assert load_png(grid).shape == (4 * 66 + 2, 4 * 66 + 2, 3)
+
+    # It goes on in the same folder, with the raw weights and their average.
+    [checkpoint] = output.rglob("last.ckpt")
+    more = ("--trainer.max_steps=3", "--trainer.limit_val_batches=0", f"--ckpt_path={checkpoint}")
+    cli = train.main(arguments("fit", DDPM, *more))
+    assert cli.trainer.global_step == 3
+    further = load_diffusion(folder)[0].state_dict()
+    assert not all(torch.equal(weight, further[name]) for name, weight in unet.state_dict().items())
+
+
+def test_wandb_is_one_config_more(arguments, tmp_path):
+    more = f"--config={ROOT / 'configs/logger/wandb.yaml'}"
+    train.main(arguments("fit", DDPM, more, "--trainer.callbacks=callbacks.SampleGrid", "--trainer.callbacks.count=4"))
+    wandb.finish()
+    [run] = (tmp_path / "outputs/avatars/ddpm/wandb").glob("offline-run-*")
+    [picture] = run.glob("files/media/images/samples*.png")
+    assert load_png(picture).shape == (2 * 66 + 2, 2 * 66 + 2, 3)
+
+
+COUNTING = """
+import os
+from pathlib import Path
+from lit_modules import LitClassifier
+
+class CountingClassifier(LitClassifier):
+    def on_train_start(self):
+        with open("ranks.txt", "a") as file:
+            file.write(f"{self.global_rank}/{self.trainer.world_size}\\n")
+
+    def export(self, folder, dtype):
+        with open("exports.txt", "a") as file:
+            file.write(f"{self.global_rank}\\n")
+        super().export(folder, dtype)
+"""
+
+
+def test_two_processes_train_together_and_export_once(arguments, tmp_path):
+    (tmp_path / "counting.py").write_text(COUNTING)
+    command = arguments(
+        "fit", CLASSIFIER, "--model=counting.CountingClassifier", "--trainer.devices=2", "--trainer.strategy=ddp"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *command],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted((tmp_path / "ranks.txt").read_text().split()) == ["0/2", "1/2"]
+    assert (tmp_path / "exports.txt").read_text().split() == ["0"]
+    ImageClassifier.from_pretrained(tmp_path / "weights" / "avatars" / "classifier")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ([], ["fit", "validate", "test", "classifier or a diffusion model"]),
+        (["fit"], ["--model", "--data", "--output_dir", "--ckpt_path", "Folder of all that the run writes"]),
+        (["test"], ["--model", "--data", "--ckpt_path"]),
+    ],
+)
+def test_help_is_readable(command, words, capsys):
+    with pytest.raises(SystemExit) as exit:
+        train.main([*command, "--help"])
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    one_line = " ".join(text.split())
+    assert all(word in one_line for word in words)
+    assert re.match(r"usage: train\.py ", one_line)
