@@ -3,7 +3,8 @@
 from ace.attacks import PGD, Attack, CarliniWagner, GradientDescent
 from ace.decision import AttributeDecision, BinaryDecision, ClassDecision, Decision
 from ace.diffusion_filter import DiffusionFilter
-from ace.explainer import CounterfactualExplainer, Explanation
+from ace.explainer import CounterfactualExplainer
+from ace.explanation import Explanation
 from ace.objective import Distance
 from ace.refinement import Refinement
 from ace.targets import CorrectMistakes, OtherSide, Pair, RunnerUp, TargetPolicy, ToClass, Untargeted

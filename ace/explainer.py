@@ -7,7 +7,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,59 +14,13 @@ from torch import Tensor, nn
 from ace.attacks import PGD, Attack
 from ace.decision import AwayFrom, Decision
 from ace.diffusion_filter import DiffusionFilter
+from ace.explanation import Explanation, failure, query_facts
 from ace.images import as_saved, to_uint8
 from ace.noise import draw, generator
 from ace.objective import Classifier, Distance, Objective
 from ace.refinement import Refinement
 from ace.slots import Query, SlotPool
 from ace.targets import OtherSide, TargetPolicy, Untargeted
-
-
-@dataclass(eq=False)  # not frozen: Lightning refuses to collect frozen predictions
-class Explanation:
-    """The counterfactual explanation of one image. Images have shape (C, H, W) and lie in [0, 1].
-
-    Attributes:
-        id: identity of the image.
-        original: the image as an 8-bit file holds it.
-        status: ``flipped``, ``not_flipped``, ``skipped: why`` or ``failed: why``; the last two leave much at None.
-        prediction: class decided for the original.
-        target: class asked for; for an untargeted question the class to leave.
-        label: true class, if known.
-        counterfactual: the explanation, as an 8-bit file holds it.
-        pre_explanation: result of the attack, before the refinement, as an 8-bit file holds it.
-        mask: where the refinement repainted, boolean, shape (1, H, W).
-        p_before, p_attack, p_after: probability of the target for the three images.
-        l1: mean absolute difference of counterfactual and original; l2: Euclidean norm; linf: largest.
-        changed_area: share of the pixels inside the mask.
-        iterations, unet_forwards, unet_backwards, seconds: what the image cost.
-    """
-
-    id: str
-    original: Tensor
-    status: str
-    prediction: int | None = None
-    target: int | None = None
-    label: int | None = None
-    counterfactual: Tensor | None = None
-    pre_explanation: Tensor | None = None
-    mask: Tensor | None = None
-    p_before: float | None = None
-    p_attack: float | None = None
-    p_after: float | None = None
-    l1: float | None = None
-    l2: float | None = None
-    linf: float | None = None
-    changed_area: float | None = None
-    iterations: int = 0
-    unet_forwards: int = 0
-    unet_backwards: int = 0
-    seconds: float = 0.0
-
-    @property
-    def flipped(self) -> bool:
-        """Whether the counterfactual, as saved, is decided as asked."""
-        return self.status == "flipped"
 
 
 class CounterfactualExplainer:
@@ -87,7 +40,7 @@ class CounterfactualExplainer:
         (0, 1, torch.Size([3, 16, 16]))
 
     Args:
-        classifier: maps images in [0, 1], shape (N, C, H, W), to logits. It is never modified.
+        classifier: maps images in [0, 1], shape (N, C, H, W), to logits. The weights of a module are frozen.
         decision: how the logits are read.
         diffusion_filter: F_tau, for the attack and the refinement.
         attack: the rule of the first stage.
@@ -192,6 +145,7 @@ class CounterfactualExplainer:
         images = as_saved(images)
         logits = self._classify(images)
         scores, predictions = self.decision.scores(logits).cpu(), self.decision.prediction(logits).tolist()
+        finite = scores.isfinite().all(1).tolist()
         known = [None] * len(images) if labels is None else self.decision.label(labels).tolist()
         chosen = [self.policy.choose(*row) for row in zip(scores, predictions, known, strict=True)]
         chosen = chosen if targets is None else targets.tolist()
@@ -199,10 +153,9 @@ class CounterfactualExplainer:
         p_before = self.decision.probability(logits, goals).tolist()
         for row, goal in enumerate(chosen):
             facts = {"prediction": predictions[row], "label": known[row]}
-            if not bool(logits[row].isfinite().all()):
-                self._finished.append(
-                    Explanation(ids[row], images[row], "failed: the classifier's output is not finite")
-                )
+            if not finite[row]:
+                reason = "failed: the classifier's output is not finite"
+                self._finished.append(Explanation(ids[row], images[row], reason))
             elif isinstance(goal, str):
                 self._finished.append(Explanation(ids[row], images[row], f"skipped: {goal}", **facts))
             else:
@@ -217,7 +170,7 @@ class CounterfactualExplainer:
             if query.healthy:
                 self._attacked.append(query)
             else:
-                self._finished.append(_failure(query, "a loss or gradient of the attack was not finite"))
+                self._finished.append(failure(query, "a loss or gradient of the attack was not finite"))
         # Images finish at different times; they are refined together, a full batch at a time.
         while len(self._attacked) >= self.slots or (drain and self._attacked):
             batch, self._attacked = self._attacked[: self.slots], self._attacked[self.slots :]
@@ -238,15 +191,18 @@ class CounterfactualExplainer:
         streams = [generator(self.seed, query.id, "refinement") for query in queries]
         noise = draw(streams, steps, original.shape[1:], original.device)
         counterfactual, mask = self._in_slots(
-            lambda *rows: self.refinement.refine(self.diffusion_filter, rows[0], rows[1], rows[2].transpose(0, 1)),
-            original, pre_explanation, noise.transpose(0, 1),
-        )  # fmt: skip
-        counterfactual = as_saved(counterfactual)
+            lambda x, x_attacked, draws: self.refinement.refine(
+                self.diffusion_filter, x, x_attacked, draws.transpose(0, 1)
+            ),
+            original,
+            pre_explanation,
+            noise.transpose(0, 1),  # images first, as in the other inputs
+        )
         forwards = self.diffusion_filter.passes.forwards - forwards
         for query in queries:
-            query.forwards += forwards
+            query.unet_forwards += forwards
             query.seconds += (time.perf_counter() - started) / len(queries)
-        return self._judge(queries, original, pre_explanation, counterfactual, mask)
+        return self._judge(queries, original, pre_explanation, as_saved(counterfactual), mask)
 
     def _judge(
         self, queries: list[Query], original: Tensor, pre_explanation: Tensor, counterfactual: Tensor, mask: Tensor
@@ -255,22 +211,32 @@ class CounterfactualExplainer:
         target = torch.tensor([query.target for query in queries], device=original.device)
         logits = self._classify(counterfactual)
         flipped = self.decision.flipped(logits, target).tolist()
-        p_attack = self.decision.probability(self._classify(pre_explanation), target).tolist()
-        p_after = self.decision.probability(logits, target).tolist()
         difference = (counterfactual - original).flatten(1)
-        l1, l2 = difference.abs().mean(1).tolist(), difference.norm(dim=1).tolist()
-        linf, area = difference.abs().amax(1).tolist(), mask.flatten(1).float().mean(1).tolist()
-        return [
-            Explanation(
-                query.id, original[row], "flipped" if flipped[row] else "not_flipped", query.prediction, query.target,
-                query.label, counterfactual[row], pre_explanation[row], mask[row], query.p_before, p_attack[row],
-                p_after[row], l1[row], l2[row], linf[row], area[row],
-                query.iterations, query.forwards, query.backwards, query.seconds,
-            )
-            if all(map(math.isfinite, (p_attack[row], p_after[row], l1[row])))
-            else _failure(query, "the result, or the classifier's output for it, is not finite")
-            for row, query in enumerate(queries)
-        ]  # fmt: skip
+        numbers = {
+            "p_attack": self.decision.probability(self._classify(pre_explanation), target),
+            "p_after": self.decision.probability(logits, target),
+            "l1": difference.abs().mean(1),
+            "l2": difference.norm(dim=1),
+            "linf": difference.abs().amax(1),
+            "changed_area": mask.flatten(1).float().mean(1),
+        }
+        rows = zip(*(values.tolist() for values in numbers.values()), strict=True)
+        explanations = []
+        for row, (query, values) in enumerate(zip(queries, rows, strict=True)):
+            if all(map(math.isfinite, values)):
+                explanations.append(
+                    Explanation(
+                        status="flipped" if flipped[row] else "not_flipped",
+                        counterfactual=counterfactual[row],
+                        pre_explanation=pre_explanation[row],
+                        mask=mask[row],
+                        **query_facts(query),
+                        **dict(zip(numbers, values, strict=True)),
+                    )
+                )
+            else:
+                explanations.append(failure(query, "the result, or the classifier's output for it, is not finite"))
+        return explanations
 
     def _classify(self, images: Tensor) -> Tensor:
         """Float32 logits of images in [0, 1]."""
@@ -295,14 +261,6 @@ def content_ids(images: Tensor) -> list[str]:
     return [f"{name}-{count + 1}" if count else name for name, count in zip(hashes, counts, strict=True)]
 
 
-def _failure(query: Query, reason: str) -> Explanation:
-    return Explanation(
-        query.id, query.image, f"failed: {reason}", query.prediction, query.target, query.label,
-        p_before=query.p_before, iterations=query.iterations, unet_forwards=query.forwards,
-        unet_backwards=query.backwards, seconds=query.seconds,
-    )  # fmt: skip
-
-
 def _check_call(images: Tensor, **given: Tensor | Sequence[str] | None) -> None:
     if torch.is_inference_mode_enabled():
         raise RuntimeError("gradients do not exist in inference mode: set the trainer's inference_mode to false")
@@ -313,7 +271,7 @@ def _check_call(images: Tensor, **given: Tensor | Sequence[str] | None) -> None:
     if not bool(((images >= 0) & (images <= 1)).all()):
         raise ValueError(
             f"images must lie in [0, 1], these lie in [{images.min():.3g}, {images.max():.3g}]: "
-            "undo the normalisation, it belongs into the classifier"
+            "undo the normalisation, it belongs in the classifier"
         )
     for name, values in given.items():
         if values is not None and len(values) != len(images):

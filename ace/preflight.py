@@ -43,7 +43,8 @@ def check_networks(explainer: CounterfactualExplainer, channels: int, image_size
         raise ValueError("the classifier is in training mode, its answers depend on the batch: call classifier.eval()")
     image = torch.full((1, channels, height, width), 0.5, device=next(unet.parameters()).device)
     try:
-        logits = classifier(image)
+        with torch.no_grad():
+            logits = classifier(image)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"the classifier cannot take images of {channels}x{height}x{width}: {error}") from error
     explainer.decision.check(logits)

@@ -26,7 +26,7 @@ class Query:
         prediction: class decided for the original.
         label: true class, if known.
         p_before: probability of the target for the original.
-        iterations, forwards, backwards, seconds: the cost so far.
+        iterations, unet_forwards, unet_backwards, seconds: the cost so far.
         pre_explanation: the result of the attack.
         healthy: whether every loss and gradient was finite.
     """
@@ -38,8 +38,8 @@ class Query:
     label: int | None
     p_before: float
     iterations: int = 0
-    forwards: int = 0
-    backwards: int = 0
+    unet_forwards: int = 0
+    unet_backwards: int = 0
     seconds: float = 0.0
     pre_explanation: Tensor | None = None
     healthy: bool = True
@@ -153,8 +153,8 @@ class SlotPool:
         active = [query for query in self.queries if query is not None]
         for query in active:
             query.iterations += 1
-            query.forwards += forwards
-            query.backwards += backwards
+            query.unet_forwards += forwards
+            query.unet_backwards += backwards
             query.seconds += seconds / len(active)
 
     def _retire(self) -> list[Query]:

@@ -9,7 +9,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from ace.explainer import Explanation
+from ace.explanation import Explanation
 
 
 class CounterfactualProgress(ProgressBar):

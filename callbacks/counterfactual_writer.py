@@ -8,7 +8,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from ace.explainer import Explanation
+from ace.explanation import Explanation
 from ace.images import to_uint8
 from ace.record import Record
 from ace.run_store import RunStore

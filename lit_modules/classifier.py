@@ -68,11 +68,15 @@ class LitClassifier(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         logits = self(batch["image"])
-        self.val_accuracy.update(logits, batch["label"].long())
+        self.val_accuracy.update(self._decided(logits), batch["label"].long())
         self.log("val/loss", self.loss(logits, batch["label"]), batch_size=len(logits), sync_dist=True)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.test_accuracy.update(self(batch["image"]), batch["label"].long())
+        self.test_accuracy.update(self._decided(self(batch["image"])), batch["label"].long())
+
+    def _decided(self, logits: Tensor) -> Tensor:
+        """0/1 attributes, or classes; torchmetrics would take logits that all lie in [0, 1] for probabilities."""
+        return (logits > 0).long() if self.task == "multilabel" else logits.argmax(1)
 
     def on_validation_epoch_end(self) -> None:
         self._log_accuracy("val", self.val_accuracy)

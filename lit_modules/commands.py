@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from ace.evaluation import evaluate as evaluate_store
 from ace.images import from_uint8, load_png
 from ace.models.identity import folder_hash
+from ace.models.unet import local_folder
 from ace.record import Record
 from ace.report import write_gallery, write_report
 from ace.run_store import RunStore
@@ -125,7 +126,10 @@ def _settings(config: dict[str, Any], model: LitCounterfactual) -> dict[str, Any
     data = config["data"]
     return {
         "decision": {"class_names": model.explainer.decision.class_names},
-        "weights": {name: folder_hash(method[name]) for name in ("classifier", "diffusion")},
+        "weights": {
+            "classifier": folder_hash(method["classifier"]),
+            "diffusion": folder_hash(local_folder(method["diffusion"])),  # it can be a name on the hub
+        },
         "model": {
             name: value for name, value in method.items() if name not in ("classifier", "diffusion", *MEMORY_ARGUMENTS)
         },

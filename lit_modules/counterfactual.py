@@ -10,7 +10,8 @@ from lightning import LightningModule
 from ace.attacks import PGD, Attack
 from ace.decision import AttributeDecision, BinaryDecision, ClassDecision, Decision
 from ace.diffusion_filter import DiffusionFilter
-from ace.explainer import CounterfactualExplainer, Explanation
+from ace.explainer import CounterfactualExplainer
+from ace.explanation import Explanation
 from ace.models.classifiers import ImageClassifier
 from ace.models.unet import load_diffusion
 from ace.objective import Distance

@@ -270,6 +270,25 @@ def test_the_same_weights_elsewhere_are_accepted(copied, arguments, classifier_f
     assert len(records(copied)) == 5
 
 
+def test_a_diffusion_model_of_the_hub_is_known_by_its_content(copied, arguments, ddpm_folder, monkeypatch):
+    monkeypatch.setattr("ace.models.unet.snapshot_download", lambda name, **_: str(ddpm_folder))
+    explain.main(arguments(copied, "--model.diffusion=somebody/ddpm", num_images=5))
+    assert len(records(copied)) == 5
+
+
+def test_skipped_images_are_recorded_and_not_tried_again(finished, arguments, tmp_path):
+    folder = tmp_path / "run"
+    policy = ("--model.policy=ace.ToClass", "--model.policy.target=1")
+    for _ in range(2):
+        explain.main(arguments(folder, *policy))
+        found = records(folder)
+    skipped = {id for id, record in records(finished).items() if record["prediction"] == 1}
+    assert {id for id, record in found.items() if record["status"].startswith("skipped: already")} == skipped
+    assert {path.stem for path in (folder / "images" / "counterfactual").iterdir()} == found.keys() - skipped
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["n"] == 4 - len(skipped)
+
+
 # --- several processes
 
 

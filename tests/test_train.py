@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,13 +98,13 @@ def test_the_diffusion_model_is_trained_sampled_exported_and_trained_on(argument
     [grid] = (output / "samples").iterdir()
     assert load_png(grid).shape == (4 * 66 + 2, 4 * 66 + 2, 3)
 
-    # It goes on in the same folder, with the raw weights and their average.
+    # It goes on in the same folders.
+    shutil.rmtree(folder)
     [checkpoint] = output.rglob("last.ckpt")
     more = ("--trainer.max_steps=3", "--trainer.limit_val_batches=0", f"--ckpt_path={checkpoint}")
     cli = train.main(arguments("fit", DDPM, *more))
     assert cli.trainer.global_step == 3
-    further = load_diffusion(folder)[0].state_dict()
-    assert not all(torch.equal(weight, further[name]) for name, weight in unet.state_dict().items())
+    load_diffusion(folder)
 
 
 def test_wandb_is_one_config_more(arguments, tmp_path):

@@ -155,7 +155,7 @@ def load_diffusion(folder: str | Path) -> tuple[UNet2DModel, DDPMScheduler]:
         FileNotFoundError: no such folder or model, or one of its files is missing.
         ValueError: a file is damaged, or describes another kind of model.
     """
-    root = _local_folder(folder)
+    root = local_folder(folder)
     unet_folder = root / "unet" if (root / "unet").is_dir() else root
     scheduler_folder = root / "scheduler" if (root / "scheduler").is_dir() else root
     unet_name = _class_name(unet_folder / "config.json", ("UNet2DModel", "GuidedUNet2DModel"))
@@ -188,8 +188,12 @@ def load_diffusion(folder: str | Path) -> tuple[UNet2DModel, DDPMScheduler]:
     return unet.eval(), scheduler
 
 
-def _local_folder(folder: str | Path) -> Path:
-    """The folder itself, or the local copy of a model on the hub."""
+def local_folder(folder: str | Path) -> Path:
+    """The folder itself, or the local copy of a model on the hub.
+
+    Raises:
+        FileNotFoundError: no such folder or model.
+    """
     if Path(folder).is_dir():
         return Path(folder)
     if isinstance(folder, Path) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", folder):

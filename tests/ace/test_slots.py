@@ -138,7 +138,7 @@ def test_every_image_is_charged_its_own_passes_and_its_share_of_the_time(make_po
     for name in "abc":
         pool.add(query(name))
     finished = pool.run(drain=True)
-    assert [(one.iterations, one.forwards, one.backwards) for one in finished] == [(4, 12, 12)] * 3
+    assert [(one.iterations, one.unet_forwards, one.unet_backwards) for one in finished] == [(4, 12, 12)] * 3
     assert all(one.seconds > 0 for one in finished)
     if slots == 5:
         assert len({one.seconds for one in finished}) == 1
@@ -164,7 +164,7 @@ def test_the_pool_works_without_a_filter():
     pool = SlotPool(Objective(classifier, BinaryDecision(), None, Distance()), PGD(2), 2, True, seed=0)
     pool.add(query("a"))
     (one,) = pool.run(drain=True)
-    assert (one.iterations, one.forwards, one.backwards) == (2, 0, 0)
+    assert (one.iterations, one.unet_forwards, one.unet_backwards) == (2, 0, 0)
     assert (one.pre_explanation - one.image).abs().max().item() == pytest.approx(2 / 255, abs=1e-6)
 
 

@@ -67,7 +67,13 @@ def test_the_samples_start_from_the_same_noise_every_time(module):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"is_global_zero": False}, {"sanity_checking": True}, {"current_epoch": 1}, {"current_epoch": 3}]
+    "settings",
+    [
+        {"current_epoch": 2, "is_global_zero": False},
+        {"current_epoch": 2, "sanity_checking": True},
+        {"current_epoch": 1},
+        {"current_epoch": 3},
+    ],
 )
 def test_other_ranks_sanity_checks_and_epochs_between_draw_nothing(settings, module, make_trainer, tmp_path):
     SampleGrid(every_n_epochs=3).on_validation_end(make_trainer(**settings), module)

@@ -73,6 +73,15 @@ def test_the_accuracy_of_each_attribute_is_over_all_images_whatever_the_batches(
     assert metrics["test/accuracy"] == pytest.approx(right.float().mean().item())
 
 
+def test_small_logits_are_not_taken_for_probabilities(make_trainer):
+    model = module("multilabel")
+    with torch.no_grad():
+        model.classifier.network.classifier.weight.zero_()
+        model.classifier.network.classifier.bias.fill_(0.3)  # below one half, yet it means "yes"
+    metrics = make_trainer().test(model, DataLoader(samples("multilabel")[3:4]), verbose=False)[0]
+    assert metrics["test/accuracy"] == 1
+
+
 def test_a_second_validation_forgets_the_first(make_trainer):
     model, trainer = module("multiclass"), make_trainer()
     mixed, one = samples("multiclass"), samples("multiclass")[:1]
