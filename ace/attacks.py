@@ -5,6 +5,7 @@ Step sizes and bounds are in grey levels: 1 stands for 1/255 of the [0, 1] range
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
@@ -56,7 +57,7 @@ class PGD(Attack):
     Args:
         iterations: number of updates.
         step_size: in grey levels; for ``l2`` the Euclidean length of a step.
-        epsilon: radius of the ball around the original, in grey levels; 255 leaves only the [0, 1] range.
+        epsilon: radius of the ball around the original, in grey levels of the norm; None leaves only the [0, 1] range.
         norm: ``linf`` steps along the gradient's sign, ``l2`` along the gradient.
     """
 
@@ -64,15 +65,15 @@ class PGD(Attack):
         self,
         iterations: int = 50,
         step_size: float = 1.0,
-        epsilon: float = 255.0,
+        epsilon: float | None = None,
         norm: Literal["linf", "l2"] = "linf",
     ) -> None:
         super().__init__(iterations, step_size)
-        if not epsilon > 0:
+        if epsilon is not None and not epsilon > 0:
             raise ValueError(f"epsilon must be positive (grey levels), got {epsilon}")
         if norm not in ("linf", "l2"):
             raise ValueError(f"unknown norm {norm!r}: use linf or l2")
-        self.epsilon = epsilon / 255
+        self.epsilon = math.inf if epsilon is None else epsilon / 255
         self.norm = norm
 
     def update(self, image: Tensor, original: Tensor, gradient: Tensor, state: State) -> Tensor:

@@ -14,9 +14,14 @@ class Decision(ABC):
 
     Attributes:
         class_names: names of the classes decided between.
+        target_names: what each class means as a target.
     """
 
     class_names: list[str]
+
+    @property
+    def target_names(self) -> list[str]:
+        return self.class_names
 
     @abstractmethod
     def check(self, logits: Tensor) -> None:
@@ -101,7 +106,9 @@ class AttributeDecision(BinaryDecision):
         return logits[:, self.query]
 
     def label(self, label: Tensor) -> Tensor:
-        return label[..., self.query].long()
+        if label.ndim != 2:
+            raise ValueError(f"labels of attributes have shape (N, A), got {tuple(label.shape)}")
+        return label[:, self.query].long()
 
 
 class ClassDecision(Decision):
@@ -128,6 +135,10 @@ class AwayFrom(Decision):
     def __init__(self, decision: Decision) -> None:
         self.decision = decision
         self.class_names = decision.class_names
+
+    @property
+    def target_names(self) -> list[str]:
+        return [f"not {name}" for name in self.class_names]
 
     def check(self, logits: Tensor) -> None:
         self.decision.check(logits)

@@ -11,6 +11,8 @@ from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
+
 
 class Posterior(NamedTuple):
     """One reverse step p(x_{t-1} | x_t): mean and standard deviation, and the estimate of x_0; all in [-1, 1] units."""
@@ -89,6 +91,12 @@ class DiffusionFilter(nn.Module):
             raise ValueError(f"segments must be in [1, {self.steps}], the filter's steps, got {segments}")
         if scheduler.config.thresholding:
             raise ValueError("dynamic thresholding is for latent and upsampling models: set thresholding=False")
+        if scheduler.config.prediction_type not in ("epsilon", "sample", "v_prediction"):
+            raise ValueError(
+                f"unknown prediction_type {scheduler.config.prediction_type!r}: use epsilon, sample or v_prediction"
+            )
+        if scheduler.config.variance_type not in VARIANCE_TYPES:
+            raise ValueError(f"unknown variance_type {scheduler.config.variance_type!r}: use one of {VARIANCE_TYPES}")
         if getattr(unet, "class_embedding", None) is not None:
             raise ValueError("the UNet is class-conditional: ACE needs an unconditional diffusion model of the domain")
         self.unet = unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -201,8 +209,6 @@ class DiffusionFilter(nn.Module):
                 pred_x0 = output
             case "v_prediction":
                 pred_x0 = signal * x - sigma * output
-            case other:
-                raise ValueError(f"unknown prediction_type {other!r}: use epsilon, sample or v_prediction")
         if self.config.clip_sample:
             pred_x0 = pred_x0.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
         return pred_x0
@@ -219,8 +225,6 @@ class DiffusionFilter(nn.Module):
             case "learned_range":  # Nichol and Dhariwal 2021, equation 15
                 share = (predicted + 1) / 2
                 return (0.5 * (share * self.log_beta[index] + (1 - share) * self.log_variance[index])).exp()
-            case other:
-                raise ValueError(f"unknown variance_type {other!r}: use one of diffusers' DDPMScheduler")
 
     def _denoise(self, x: Tensor, start: int, stop: int, noise: Tensor | None) -> Tensor:
         """Steps number ``start`` to ``stop`` of the chain, counted from its noisy end."""

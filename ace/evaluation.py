@@ -17,20 +17,20 @@ _MEANS = (
 
 
 def evaluate(store: RunStore) -> dict[str, Any]:
-    """Metrics over all explained images of a run; also written to ``metrics.json``.
+    """Metrics of a run; also written to ``metrics.json``.
 
     Returns:
-        ``n`` images explained, ``flip_rate`` among them, the means of the records' numbers (distances in units of the
-        [0, 1] range, areas as shares, probabilities of the target), the same for each direction, and how many images
-        ended in which way (``status``; the reason of skipped and failed ones included).
+        ``n`` images attempted (skipped ones do not count), ``flip_rate`` among them (failed ones count as not flipped),
+        the means of the explained images' numbers (distances in units of the [0, 1] range, areas as shares,
+        probabilities of the target), the same for each direction, and how many images ended in which way
+        (``status``; the reason of skipped and failed ones included).
     """
     records = store.merge()
-    explained = [record for record in records if record.status in ("flipped", "not_flipped")]
+    attempted = [record for record in records if record.attempted]
     directions: dict[str, list[Record]] = {}
-    for record in explained:
-        name = f"{store.class_name(record.prediction)} -> {store.class_name(record.target)}"
-        directions.setdefault(name, []).append(record)
-    metrics = _summary(explained)
+    for record in attempted:
+        directions.setdefault(store.direction(record), []).append(record)
+    metrics = _summary(attempted)
     metrics["directions"] = {name: _summary(directions[name]) for name in sorted(directions)}
     metrics["status"] = dict(sorted(Counter(record.status for record in records).items()))
     store.write_json("metrics.json", metrics)
@@ -40,5 +40,6 @@ def evaluate(store: RunStore) -> dict[str, Any]:
 def _summary(records: Sequence[Record]) -> dict[str, Any]:
     if not records:
         return {"n": 0}
-    means = {f"mean_{name}": fmean(getattr(record, name) for record in records) for name in _MEANS}
+    explained = [record for record in records if record.explained]
+    means = {f"mean_{name}": fmean(getattr(record, name) for record in explained) for name in _MEANS if explained}
     return {"n": len(records), "flip_rate": fmean(record.flipped for record in records), **means}

@@ -18,6 +18,7 @@ from ace.explanation import Explanation, failure, query_facts
 from ace.images import as_saved, to_uint8
 from ace.noise import draw, generator
 from ace.objective import Classifier, Distance, Objective
+from ace.preflight import check_images, check_networks
 from ace.refinement import Refinement
 from ace.slots import Query, SlotPool
 from ace.targets import OtherSide, TargetPolicy, Untargeted
@@ -91,6 +92,12 @@ class CounterfactualExplainer:
         self.pool = SlotPool(objective, attack, slots, deterministic, seed)
         self._attacked: list[Query] = []
         self._finished: list[Explanation] = []
+        self._checked = False
+
+    def reset(self) -> None:
+        """Forget all images that are under way."""
+        self.pool.clear()
+        self._attacked, self._finished = [], []
 
     def explain(
         self,
@@ -112,14 +119,22 @@ class CounterfactualExplainer:
             ValueError: images of the wrong kind, ids that are not unique, a target that does not exist, or another
                 number of targets, labels or ids than of images.
         """
-        self.submit(images, targets, labels, ids)
-        finished = {explanation.id: explanation for explanation in self.advance(drain=True)}
-        explanations = [finished.pop(id) for id in (content_ids(images) if ids is None else ids)]
+        ids = content_ids(images) if ids is None else ids
+        try:
+            self.submit(images, targets, labels, ids)
+            finished = {explanation.id: explanation for explanation in self.advance(drain=True)}
+        except BaseException:
+            self.reset()  # whatever went wrong, the next call starts with free slots
+            raise
+        explanations = [finished.pop(id) for id in ids]
         self._finished = list(finished.values())  # of earlier calls of `submit`
         return explanations
 
     def attribute(self, inputs: Tensor, target: Tensor | None = None) -> Tensor:
-        """The change that flips each decision, shape (N, C, H, W): an attribution in the manner of captum."""
+        """The change that flips each decision, shape (N, C, H, W): an attribution in the manner of captum.
+
+        It is zero for an image that was skipped or failed.
+        """
         explanations = self.explain(inputs, target)
         return torch.stack(
             [
@@ -136,19 +151,27 @@ class CounterfactualExplainer:
         labels: Tensor | None = None,
         ids: Sequence[str] | None = None,
     ) -> None:
-        """Queue images for `advance`; arguments as in `explain`."""
+        """Queue images for `advance`; arguments as in `explain`. The first images are used to check the networks."""
         _check_call(images, targets=targets, labels=labels, ids=ids)
         classes = len(self.decision.class_names)
         if targets is not None and not bool(((targets >= 0) & (targets < classes)).all()):
             raise ValueError(f"targets must be classes from 0 to {classes - 1}, got {targets.tolist()}")
         ids = content_ids(images) if ids is None else ids
         images = as_saved(images)
+        if not self._checked:
+            check_networks(self, *images.shape[1:])
+            check_images(self, images, ids)
+            self._checked = True
         logits = self._classify(images)
         scores, predictions = self.decision.scores(logits).cpu(), self.decision.prediction(logits).tolist()
         finite = scores.isfinite().all(1).tolist()
         known = [None] * len(images) if labels is None else self.decision.label(labels).tolist()
-        chosen = [self.policy.choose(*row) for row in zip(scores, predictions, known, strict=True)]
-        chosen = chosen if targets is None else targets.tolist()
+        if targets is None:
+            chosen = [self.policy.choose(*row) for row in zip(scores, predictions, known, strict=True)]
+        else:
+            reached = self.decision.flipped(logits, targets.to(logits.device)).tolist()
+            given = zip(targets.tolist(), reached, strict=True)
+            chosen = ["already decided as the target" if done else target for target, done in given]
         goals = torch.tensor([0 if isinstance(goal, str) else goal for goal in chosen], device=images.device)
         p_before = self.decision.probability(logits, goals).tolist()
         for row, goal in enumerate(chosen):
@@ -198,19 +221,22 @@ class CounterfactualExplainer:
             pre_explanation,
             noise.transpose(0, 1),  # images first, as in the other inputs
         )
-        forwards = self.diffusion_filter.passes.forwards - forwards
         for query in queries:
-            query.unet_forwards += forwards
-            query.seconds += (time.perf_counter() - started) / len(queries)
-        return self._judge(queries, original, pre_explanation, as_saved(counterfactual), mask)
+            query.unet_forwards += self.diffusion_filter.passes.forwards - forwards
+        return self._judge(queries, original, pre_explanation, as_saved(counterfactual), mask, started)
 
     def _judge(
-        self, queries: list[Query], original: Tensor, pre_explanation: Tensor, counterfactual: Tensor, mask: Tensor
+        self,
+        queries: list[Query],
+        original: Tensor,
+        pre_explanation: Tensor,
+        counterfactual: Tensor,
+        mask: Tensor,
+        started: float,
     ) -> list[Explanation]:
         """Ask the classifier about the saved images and gather what is known."""
         target = torch.tensor([query.target for query in queries], device=original.device)
         logits = self._classify(counterfactual)
-        flipped = self.decision.flipped(logits, target).tolist()
         difference = (counterfactual - original).flatten(1)
         numbers = {
             "p_attack": self.decision.probability(self._classify(pre_explanation), target),
@@ -220,7 +246,10 @@ class CounterfactualExplainer:
             "linf": difference.abs().amax(1),
             "changed_area": mask.flatten(1).float().mean(1),
         }
-        rows = zip(*(values.tolist() for values in numbers.values()), strict=True)
+        flipped = self.decision.flipped(logits, target).tolist()
+        rows = torch.stack(list(numbers.values()), dim=1).tolist()  # waits for the device
+        for query in queries:
+            query.seconds += (time.perf_counter() - started) / len(queries)
         explanations = []
         for row, (query, values) in enumerate(zip(queries, rows, strict=True)):
             if all(map(math.isfinite, values)):

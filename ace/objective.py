@@ -65,7 +65,7 @@ class Evaluation(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """L(x') = loss(f(F_tau(x')), target) + d(x', x), for each image on its own (ACE, equation 5 in spirit).
+    """L(x') = loss(f(F_tau(x')), target) + lambda d(x', x), for each image on its own (ACE, section 3.2).
 
     Nothing is averaged over the batch: lambda means at every batch size what it means at batch size 1.
 

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ace.explainer import CounterfactualExplainer
 from ace.noise import draw, generator
+
+if TYPE_CHECKING:
+    from ace.explainer import CounterfactualExplainer
 
 _PROBE_IMAGES = 8
 
 
-def check_networks(explainer: CounterfactualExplainer, channels: int, image_size: int | tuple[int, int]) -> None:
+def check_networks(explainer: CounterfactualExplainer, channels: int, height: int, width: int) -> None:
     """Check that the UNet and the classifier take images of this kind.
 
     Args:
         explainer: what is going to be run.
-        channels: channels of the images.
-        image_size: height and width of the images, one number if square.
+        channels, height, width: shape of the images.
 
     Raises:
         ValueError: wrong channel count, a size that the UNet cannot halve often enough, a classifier in training mode,
             or one that refuses the images or whose outputs do not fit the decision.
     """
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     unet = explainer.diffusion_filter.unet
     if channels != unet.config.in_channels:
         raise ValueError(

@@ -39,7 +39,7 @@ class Record:
         id: file-name-safe identity of the image.
         label: true class; for attribute data the 0/1 value of the query attribute; None if unknown.
         prediction: class predicted for the original.
-        target: class the explanation aims at.
+        target: class the explanation aims at; for an untargeted question the class to leave.
         p_before: probability on the original.
         p_attack: probability on the pre-explanation.
         p_after: probability on the counterfactual as saved.
@@ -47,7 +47,7 @@ class Record:
         l1: mean absolute difference over C, H, W.
         l2: Euclidean norm of the difference.
         linf: greatest absolute difference.
-        changed_area: share of the pixels that changed.
+        changed_area: share of the pixels that the refinement repainted.
         iterations: attack iterations spent.
         unet_forwards: forward passes of the UNet spent on this image.
         unet_backwards: backward passes of the UNet spent on this image.
@@ -79,6 +79,16 @@ class Record:
     seconds: float | None = None
     seed: int
     status: str
+
+    @property
+    def explained(self) -> bool:
+        """Whether there is a counterfactual, flipped or not."""
+        return self.status in ("flipped", "not_flipped")
+
+    @property
+    def attempted(self) -> bool:
+        """Whether a counterfactual was asked for: explained or failed, but not skipped. Flip rates are among these."""
+        return not self.status.startswith("skipped")
 
     def __post_init__(self) -> None:
         check_id(self.id)

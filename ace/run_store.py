@@ -18,7 +18,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -182,25 +182,28 @@ class RunStore:
         write_whole((json.dumps(_finite(value), indent=2, allow_nan=False) + "\n").encode(), path)
         return path
 
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the predicted classes by index, as in the setting `decision.class_names`; may be empty."""
-        return (self.settings.get("decision") or {}).get("class_names") or []
-
     def class_name(self, index: int | None) -> str:
-        """Name of a predicted class, its number where it has none, `?` for None."""
-        return class_name(self.class_names, index)
+        """Name of a predicted class, as in the setting `decision.class_names`; its number where it has none."""
+        return self._name("class_names", index)
+
+    def target_name(self, index: int | None) -> str:
+        """Name of a target, as in the setting `decision.target_names`, else that of the class."""
+        return self._name("target_names", index)
+
+    def direction(self, record: Record) -> str:
+        """What was asked of an image, in words: "prediction -> target"."""
+        return f"{self.class_name(record.prediction)} -> {self.target_name(record.target)}"
+
+    def _name(self, setting: str, index: int | None) -> str:
+        if index is None:
+            return "?"
+        decision = self.settings.get("decision") or {}
+        names = decision.get(setting) or decision.get("class_names") or []
+        return str(names[index]) if 0 <= index < len(names) else str(index)
 
     def _lines(self) -> list[dict[str, Any]]:
         logs = sorted(self.folder.glob("records.rank*.jsonl"))
         return [line for log in logs for line in read_log(log)[0]]
-
-
-def class_name(names: Sequence[str], index: int | None) -> str:
-    """The name at the index, the index as text where there is none, or `?` for None."""
-    if index is None:
-        return "?"
-    return str(names[index]) if 0 <= index < len(names) else str(index)
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -77,6 +77,11 @@ class SlotPool:
         query.stream = generator(self.seed, query.id, "attack")
         self.waiting.append(query)
 
+    def clear(self) -> None:
+        """Forget all images."""
+        self.queries = [None] * len(self.queries)
+        self.waiting.clear()
+
     def run(self, drain: bool) -> list[Query]:
         """Iterate while every slot is busy, or with ``drain`` until no image is left; return the finished ones."""
         finished: list[Query] = []
@@ -84,8 +89,13 @@ class SlotPool:
             self._fill()
             if not any(self.queries) or (not drain and None in self.queries):
                 return finished
+            started, passes = time.perf_counter(), self._passes()
+            active = [query for query in self.queries if query is not None]
             self._iterate()
-            finished += self._retire()
+            for query in active:
+                query.iterations += 1
+            finished += self._retire()  # waits for the device when an image is finished
+            self._account(active, time.perf_counter() - started, passes)
             self.on_iteration()
 
     def _fill(self) -> None:
@@ -114,11 +124,9 @@ class SlotPool:
         self.state = {name: values.new_zeros(slots, *values.shape[1:]) for name, values in state.items()}
 
     def _iterate(self) -> None:
-        started = time.perf_counter()
         rows = [slot for slot, query in enumerate(self.queries) if self.fixed_shape or query is not None]
         image, original = self.image[rows], self.original[rows]
         factor = self.objective.distance.factor(self.iteration[rows], self.attack.iterations)
-        passes = self._passes()
         evaluation = self.objective.evaluate(image, original, self.target[rows], factor, self._noise(rows))
         state = {name: values[rows] for name, values in self.state.items()}
         self.image[rows] = self.attack.update(image, original, evaluation.gradient, state)
@@ -127,7 +135,6 @@ class SlotPool:
         self.iteration[rows] += 1
         finite = evaluation.gradient.isfinite().flatten(1).all(1) & evaluation.class_loss.isfinite()
         self.healthy[rows] &= finite
-        self._account(time.perf_counter() - started, passes)
 
     def _noise(self, rows: list[int]) -> Tensor | None:
         """Fresh noise for the filter, each image's from its own stream; zeros in free slots."""
@@ -147,12 +154,10 @@ class SlotPool:
             return 0, 0
         return diffusion_filter.passes.forwards, diffusion_filter.passes.backwards
 
-    def _account(self, seconds: float, before: tuple[int, int]) -> None:
+    def _account(self, active: list[Query], seconds: float, before: tuple[int, int]) -> None:
         """Book the cost of an iteration: every image pays its own passes and an equal share of the time."""
         forwards, backwards = (now - then for now, then in zip(self._passes(), before, strict=True))
-        active = [query for query in self.queries if query is not None]
         for query in active:
-            query.iterations += 1
             query.unet_forwards += forwards
             query.unet_backwards += backwards
             query.seconds += seconds / len(active)

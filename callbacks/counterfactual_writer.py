@@ -26,7 +26,7 @@ class CounterfactualWriter(Callback):
 
     def __init__(self, store: RunStore, seed: int) -> None:
         self.store, self.seed = store, seed
-        self.done = self.flipped = 0
+        self.done = self.attempted = self.flipped = 0
 
     def on_predict_batch_end(
         self,
@@ -40,9 +40,11 @@ class CounterfactualWriter(Callback):
         for explanation in outputs:
             write_explanation(self.store, explanation, self.seed)
             self.done += 1
+            self.attempted += explanation.attempted
             self.flipped += explanation.flipped
         if outputs:
-            progress = {"progress/images": self.done, "progress/flip_rate": self.flipped / self.done}
+            rate = {"progress/flip_rate": self.flipped / self.attempted} if self.attempted else {}
+            progress = {"progress/images": self.done, **rate}
             for logger in trainer.loggers:
                 logger.log_metrics(progress, step=self.done)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
@@ -16,7 +17,7 @@ from ace.noise import draw, generator
 
 
 class SampleGrid(Callback):
-    """Write a grid of samples, from the same noise every time, after the validation of every n-th epoch.
+    """Write a grid of samples, from the same noise every time, at the validation of every n-th epoch.
 
     Validation runs with the averaged weights if `EMAWeightAveraging` is used. The PNGs lie in
     ``<default_root_dir>/samples``; a W&B logger gets the same picture.
@@ -28,10 +29,17 @@ class SampleGrid(Callback):
     """
 
     def __init__(self, every_n_epochs: int = 1, count: int = 64, inference_steps: int = 50) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}")
         self.every_n_epochs, self.count, self.inference_steps = every_n_epochs, count, inference_steps
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.sanity_checking or (trainer.current_epoch + 1) % self.every_n_epochs:
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Draw before the first batch: then the averaged weights are in, whatever the order of the callbacks."""
+        first = batch_idx == dataloader_idx == 0
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if not (trainer.is_global_zero and first and due) or trainer.sanity_checking:
             return
         grid = to_uint8(make_grid(self.sample(pl_module), nrow=int(self.count**0.5), pad_value=1))
         folder = Path(trainer.default_root_dir) / "samples"

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from ace.images import load_png
 from ace.record import Record
-from ace.run_store import RunStore, flatten
+from ace.run_store import RunStore
 
 _PICTURES = ("original", "pre_explanation", "counterfactual", "mask")
 _NUMBERS = ("p_before", "p_attack", "p_after", "l1", "l2", "linf", "changed_area", "iterations")
@@ -24,9 +24,10 @@ def log_run(loggers: Sequence[Logger], store: RunStore, metrics: dict[str, Any],
         metrics: what `ace.evaluation.evaluate` returned.
         examples: most rows of the table.
     """
-    scalars = {f"metrics/{name}": value for name, value in flatten(metrics).items() if isinstance(value, int | float)}
+    scalars = {f"metrics/{name}": value for name, value in metrics.items() if isinstance(value, int | float)}
     for logger in loggers:
         logger.log_metrics(scalars)
+        logger.save()  # Lightning has closed them already: a CSVLogger would keep the row in memory
         if isinstance(logger, WandbLogger):
             _log_pictures(logger, store, examples)
             logger.experiment.finish()  # W&B's closing lines come before ours
@@ -35,7 +36,7 @@ def log_run(loggers: Sequence[Logger], store: RunStore, metrics: dict[str, Any],
 def _log_pictures(logger: WandbLogger, store: RunStore, examples: int) -> None:
     import wandb
 
-    records = [record for record in store.records() if record.status in ("flipped", "not_flipped")]
+    records = [record for record in store.records() if record.explained]
     if not records:
         return
     logger.log_image("gallery", [load_png(store.folder / "gallery.png")])
@@ -45,7 +46,7 @@ def _log_pictures(logger: WandbLogger, store: RunStore, examples: int) -> None:
 
 
 def _row(store: RunStore, record: Record, picture: type) -> list[Any]:
-    names = [store.class_name(record.prediction), store.class_name(record.target)]
+    names = [store.class_name(record.prediction), store.target_name(record.target)]
     # uint8 arrays: W&B truncates floats in [0, 1] to black pictures.
     pictures = [picture(load_png(store.image_path(kind, record.id)).squeeze()) for kind in _PICTURES]
     return [record.id, record.status, *names, *pictures, *(getattr(record, name) for name in _NUMBERS)]

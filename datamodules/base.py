@@ -47,13 +47,13 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
     """Base of every domain: give it `dataset(split)` and the first three attributes, it makes the loaders.
 
     Attributes:
-        image_size: Height and width of the images in pixels.
+        image_size: Height and width of the images in pixels; one number if they are square.
         channels: Number of image channels.
         class_names: Names of the classes; for attribute data, names of the attributes.
         finished_ids: Called when the predict loader is made; returns the ids that need no more work.
     """
 
-    image_size: int
+    image_size: int | tuple[int, int]
     channels: int
     class_names: list[str]
 

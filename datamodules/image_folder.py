@@ -35,7 +35,7 @@ class ImageFolderDataset(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         image, label = self.folder[index]
-        return {"image": image.clamp(0, 1), "label": label, "id": self.ids[index]}
+        return {"image": image.as_subclass(torch.Tensor), "label": label, "id": self.ids[index]}
 
 
 class ImageFolderDataModule(ImageDataModule):
@@ -48,8 +48,8 @@ class ImageFolderDataModule(ImageDataModule):
         batch_size, num_workers, predict_split, num_images: see `ImageDataModule`.
 
     Raises:
-        FileNotFoundError: a split is missing.
-        ValueError: a class without images, or splits with different classes.
+        FileNotFoundError: no split is there.
+        ValueError: splits with different classes.
     """
 
     channels = 3
@@ -67,28 +67,40 @@ class ImageFolderDataModule(ImageDataModule):
         super().__init__(batch_size, num_workers, predict_split, num_images)
         if image_size < 1:
             raise ValueError(f"image_size is {image_size}: give the height and width in pixels.")
-        self.image_size = image_size
-        self._datasets: dict[Split, ImageFolderDataset] = {}
-        for split in ("train", "val", "test"):
-            folder = Path(root) / split
-            if not folder.is_dir():
-                raise FileNotFoundError(f"There is no folder {str(folder)!r}: root must hold train, val and test.")
-            try:
-                dataset = ImageFolderDataset(folder, image_size, horizontal_flip and split == "train")
-            except FileNotFoundError as error:  # torchvision's word for a class, or all of them, without images
-                raise ValueError(f"{folder}: {error}") from error
-            self._datasets[split] = dataset
-        self.class_names = self._datasets["train"].folder.classes
-        for split, dataset in self._datasets.items():
-            if dataset.folder.classes != self.class_names:
+        self.root, self.image_size, self.horizontal_flip = Path(root), image_size, horizontal_flip
+        folders = [self.root / split for split in ("train", "val", "test") if (self.root / split).is_dir()]
+        if not folders:
+            raise FileNotFoundError(f"There is no folder train, val or test in {root!r}: give the root of the splits.")
+        self.class_names = _class_folders(folders[0])
+        for folder in folders:
+            if _class_folders(folder) != self.class_names:
                 raise ValueError(
-                    f"The classes of {split} are {dataset.folder.classes}, those of train {self.class_names}: "
-                    "give every split the same class folders."
+                    f"The classes in {folder} are {_class_folders(folder)}, those in {folders[0]} are "
+                    f"{self.class_names}: give every split the same class folders."
                 )
+        self._datasets: dict[Split, ImageFolderDataset] = {}
 
     def dataset(self, split: Split) -> ImageFolderDataset:
-        """The images of a split."""
+        """The images of a split; its folders are read when it is first asked for.
+
+        Raises:
+            FileNotFoundError: If the split is missing.
+            ValueError: If a class has no images.
+        """
+        folder = self.root / split
+        if not folder.is_dir():
+            raise FileNotFoundError(f"There is no folder {str(folder)!r}: the {split} split is missing.")
+        if split not in self._datasets:
+            try:
+                flip = self.horizontal_flip and split == "train"
+                self._datasets[split] = ImageFolderDataset(folder, self.image_size, flip)
+            except FileNotFoundError as error:  # torchvision's word for a class without images
+                raise ValueError(f"{folder}: {error}") from error
         return self._datasets[split]
+
+
+def _class_folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
 
 
 def image_id(path: Path) -> str:

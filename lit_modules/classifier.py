@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy, MultilabelAccuracy
 
-from ace.models.classifiers import ImageClassifier
+from ace.models.classifiers import ImageClassifier, Task
 from lit_modules.optimisation import warmup_cosine_adamw
 
 
@@ -33,7 +33,7 @@ class LitClassifier(LightningModule):
         class_names: list[str],
         architecture: str = "resnet18",
         options: dict[str, Any] | None = None,
-        task: Literal["multiclass", "multilabel"] = "multiclass",
+        task: Task = "multiclass",
         mean: tuple[float, ...] = (0.5, 0.5, 0.5),
         std: tuple[float, ...] = (0.5, 0.5, 0.5),
         lr: float = 1e-3,
@@ -41,7 +41,7 @@ class LitClassifier(LightningModule):
         warmup_steps: int = 100,
     ) -> None:
         super().__init__()
-        self.classifier = ImageClassifier(architecture, class_names, options, mean, std)
+        self.classifier = ImageClassifier(architecture, class_names, task, options, mean, std)
         self.task = task
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
         count = len(class_names)

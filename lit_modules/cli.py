@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from callbacks.wandb_mode import never_prompt
@@ -24,8 +25,21 @@ class OutputCLI(LightningCLI):
         parser.link_arguments("output_dir", "trainer.logger.init_args.save_dir")
 
     def before_instantiate_classes(self) -> None:
-        never_prompt()
+        loggers = self.active_config.trainer.logger
+        for logger in loggers if isinstance(loggers, list) else [loggers]:
+            if getattr(logger, "class_path", "").endswith("WandbLogger"):
+                never_prompt()
+            if isinstance(loggers, list) and "save_dir" in logger.get("init_args", {}):
+                logger.init_args.save_dir = self.active_config.output_dir  # links reach a single logger only
         _quieten_lightning()
+
+    @property
+    def active_config(self) -> Namespace:
+        """The configuration of the subcommand, or all of it where there are none."""
+        return self.config[self.subcommand] if self.subcommand else self.config
+
+    def instantiate_classes(self) -> None:
+        one_sentence(super().instantiate_classes)
 
 
 class TrainCLI(OutputCLI):

@@ -9,13 +9,16 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
+from lightning import Trainer
 from lightning.pytorch.loggers import Logger
+from tqdm import tqdm
 
 from ace.evaluation import evaluate as evaluate_store
 from ace.images import from_uint8, load_png
 from ace.models.identity import folder_hash
 from ace.models.unet import local_folder
-from ace.record import Record
+from ace.preflight import check_networks
+from ace.record import Record, check_id
 from ace.report import write_gallery, write_report
 from ace.run_store import RunStore
 from ace.slots import Query
@@ -25,6 +28,8 @@ from callbacks.wandb_gallery import log_run
 from datamodules.base import LOADING_ARGUMENTS, ImageDataModule
 from lit_modules.cli import ExplainCLI, one_sentence
 from lit_modules.counterfactual import MEMORY_ARGUMENTS, LitCounterfactual
+
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 def generate(args: list[str]) -> RunStore:
@@ -59,15 +64,14 @@ def refine(
     explainer = model.to(device).explainer
     finished = target.finished_ids()
     todo = [record for record in source.records() if record.id not in finished]
-    queries = []
     for record in todo:
-        if record.status in ("flipped", "not_flipped"):
-            queries.append(_stored_query(source, record, device))
-        else:
+        if not record.explained:
             original = source.image_path("original", record.id)
             target.add(record, {"original": load_png(original)} if original.exists() else {})
-    for start in range(0, len(queries), explainer.slots):
-        for explanation in explainer.refine(queries[start : start + explainer.slots]):
+    explained = [record for record in todo if record.explained]
+    for start in tqdm(range(0, len(explained), explainer.slots), desc="Refining", disable=None):
+        chunk = explained[start : start + explainer.slots]
+        for explanation in explainer.refine([_stored_query(source, record, device) for record in chunk]):
             write_explanation(target, explanation, explainer.seed)
     _finish(target)
     return target
@@ -101,6 +105,7 @@ def _set_up(args: list[str]) -> tuple[ExplainCLI, RunStore]:
         run=False,
         save_config_callback=None,
         trainer_defaults={"inference_mode": False},  # in inference mode there are no gradients
+        seed_everything_default=False,  # the seed of the method is the model's
         auto_configure_optimizers=False,
         parser_kwargs={
             "prog": "explain.py generate",
@@ -109,23 +114,39 @@ def _set_up(args: list[str]) -> tuple[ExplainCLI, RunStore]:
         },
         args=args,
     )
-    data = cli.datamodule
-    count = len(data.predict_ids())
-    cli.model.check(data.channels, data.image_size)
-    config = cli.plain_config()
+    data, config = cli.datamodule, cli.plain_config()
+    ids = [check_id(image_id) for image_id in data.predict_ids()]
+    if len(set(ids)) < len(ids):
+        repeated = len(ids) - len(set(ids))
+        raise ValueError(f"{repeated} ids of {type(data).__name__} are not unique: every image needs its own")
+    size = data.image_size
+    check_networks(cli.model.explainer, data.channels, *((size, size) if isinstance(size, int) else size))
+    _check_trainer(cli.trainer, config["trainer"])
     store = RunStore.create(config["output_dir"], config, _settings(config, cli.model), cli.trainer.global_rank)
     data.finished_ids = store.finished_ids
     if cli.trainer.is_global_zero:
-        print(f"{count} images to explain, {len(store.finished_ids())} of them done before, in {store.folder}")
+        done = len(store.finished_ids().intersection(ids))
+        print(f"{len(ids)} images to explain, {done} of them done before, in {store.folder}")
     return cli, store
+
+
+def _check_trainer(trainer: Trainer, config: dict[str, Any]) -> None:
+    """Refuse what would fail, or give other results, in the middle of the run."""
+    if config["inference_mode"]:
+        raise ValueError("trainer.inference_mode is true, and gradients do not exist in it: leave it out")
+    if trainer.precision not in PRECISIONS:
+        raise ValueError(
+            f"trainer.precision is {trainer.precision}: use one of {', '.join(PRECISIONS)} "
+            "(in half precision the update is not exact, and small float16 gradients vanish)"
+        )
 
 
 def _settings(config: dict[str, Any], model: LitCounterfactual) -> dict[str, Any]:
     """What the results depend on: weights by content, not by place; nothing that only concerns memory or speed."""
-    method = config["model"]
-    data = config["data"]
+    method, data, decision = config["model"], config["data"], model.explainer.decision
     return {
-        "decision": {"class_names": model.explainer.decision.class_names},
+        "decision": {"class_names": decision.class_names, "target_names": decision.target_names},
+        "precision": config["trainer"]["precision"] or "32-true",
         "weights": {
             "classifier": folder_hash(method["classifier"]),
             "diffusion": folder_hash(local_folder(method["diffusion"])),  # it can be a name on the hub
@@ -172,6 +193,9 @@ def _stored_query(store: RunStore, record: Record, device: torch.device) -> Quer
         label=record.label,
         p_before=record.p_before,
         iterations=record.iterations,
+        unet_forwards=record.unet_forwards,
+        unet_backwards=record.unet_backwards,
+        seconds=record.seconds,
         pre_explanation=pre_explanation,
     )
 

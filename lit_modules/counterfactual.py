@@ -8,14 +8,13 @@ from jsonargparse import lazy_instance
 from lightning import LightningModule
 
 from ace.attacks import PGD, Attack
-from ace.decision import AttributeDecision, BinaryDecision, ClassDecision, Decision
+from ace.decision import AttributeDecision, ClassDecision, Decision
 from ace.diffusion_filter import DiffusionFilter
 from ace.explainer import CounterfactualExplainer
 from ace.explanation import Explanation
 from ace.models.classifiers import ImageClassifier
 from ace.models.unet import load_diffusion
 from ace.objective import Distance
-from ace.preflight import check_images, check_networks
 from ace.refinement import Refinement
 from ace.targets import OtherSide, TargetPolicy
 
@@ -66,7 +65,7 @@ class LitCounterfactual(LightningModule):
         self.diffusion_filter = DiffusionFilter(unet, scheduler, steps, respacing, stochastic, segments)
         self.explainer = CounterfactualExplainer(
             self.classifier,
-            decision_for(self.classifier.class_names, query),
+            decision_for(self.classifier, query),
             self.diffusion_filter,
             attack,
             distance,
@@ -77,32 +76,28 @@ class LitCounterfactual(LightningModule):
             seed,
         )
 
-    def check(self, channels: int, image_size: int | tuple[int, int]) -> None:
-        """Check that both networks take images of this kind; see `ace.preflight.check_networks`."""
-        check_networks(self.explainer, channels, image_size)
-
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Explanation]:
         """Explanations that are finished: of this batch or of earlier ones, the last batch gives all that are left."""
         self.explainer.submit(batch["image"], labels=batch["label"], ids=batch["id"])
-        if batch_idx == 0:
-            check_images(self.explainer, batch["image"], batch["id"])
         return self.explainer.advance(drain=batch_idx + 1 == self.trainer.num_predict_batches[0])
 
 
-def decision_for(class_names: list[str], query: int | str | None) -> Decision:
-    """The decision on attribute ``query``, or between all classes.
+def decision_for(classifier: ImageClassifier, query: int | str | None) -> Decision:
+    """The decision between the classes of a classifier, or on the attribute ``query``.
 
     Raises:
-        ValueError: no attribute has that name or index.
+        ValueError: no attribute has that name or index, or the query does not fit the classifier's task.
     """
-    if query is None:
-        return (
-            ClassDecision(class_names)
-            if len(class_names) > 1
-            else BinaryDecision((f"not {class_names[0]}", class_names[0]))
-        )
-    index = class_names.index(query) if query in class_names else query
-    if not isinstance(index, int) or not 0 <= index < len(class_names):
-        known = ", ".join(f"{i}: {name}" for i, name in enumerate(class_names))
-        raise ValueError(f"unknown query {query!r}: the classifier knows {known}")
-    return AttributeDecision(index, class_names[index])
+    names = classifier.class_names
+    known = ", ".join(f"{i}: {name}" for i, name in enumerate(names))
+    if classifier.task == "multiclass":
+        if query is not None:
+            raise ValueError(
+                f"query {query!r} asks for an attribute, but the classifier decides between classes ({known}): "
+                "leave query out, and name a class in the policy"
+            )
+        return ClassDecision(names)
+    index = names.index(query) if query in names else query
+    if not isinstance(index, int) or not 0 <= index < len(names):
+        raise ValueError(f"unknown query {query!r}: choose one of the classifier's attributes, {known}")
+    return AttributeDecision(index, names[index])

@@ -27,6 +27,9 @@ class LitDDPM(LightningModule):
         scheduler: noise schedule; its ``prediction_type`` decides what the network is trained to output.
         lr, weight_decay, warmup_steps: AdamW with linear warm-up and cosine decay.
         channels_last: memory format of the network; about 1.5 times faster for convolutions on CPUs.
+
+    Raises:
+        ValueError: another prediction type, or a UNet with other output than input channels.
     """
 
     def __init__(
@@ -39,6 +42,16 @@ class LitDDPM(LightningModule):
         channels_last: bool = True,
     ) -> None:
         super().__init__()
+        if scheduler.config.prediction_type not in ("epsilon", "sample", "v_prediction"):
+            raise ValueError(
+                f"prediction_type {scheduler.config.prediction_type!r} cannot be trained: "
+                "choose epsilon, sample or v_prediction"
+            )
+        if unet.config.in_channels != unet.config.out_channels:
+            raise ValueError(
+                f"the UNet maps {unet.config.in_channels} channels to {unet.config.out_channels}: "
+                "the training needs as many out as in"
+            )
         self.unet = unet.to(memory_format=torch.channels_last) if channels_last else unet
         self.scheduler = scheduler
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
@@ -59,8 +72,6 @@ class LitDDPM(LightningModule):
                 return clean
             case "v_prediction":
                 return self.scheduler.get_velocity(clean, noise, timesteps)
-            case other:
-                raise ValueError(f"prediction_type {other!r} cannot be trained: choose epsilon, sample or v_prediction")
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         images = batch["image"]

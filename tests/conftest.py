@@ -85,7 +85,7 @@ def classifier_folder(tmp_path_factory, avatar_cache):
     """Classifier folder: a tiny random DenseNet that tells avatars apart, about half of them on each side."""
     torch.manual_seed(0)
     options = {"growth_rate": 4, "block_config": [1, 1], "num_init_features": 8}
-    classifier = ImageClassifier("torchvision.models.DenseNet", list(ATTRIBUTES), options).eval()
+    classifier = ImageClassifier("torchvision.models.DenseNet", list(ATTRIBUTES), "multilabel", options).eval()
     faces = AvatarsDataset("test", 8, cache_dir=str(avatar_cache))
     head = classifier.network.classifier
     with torch.no_grad():

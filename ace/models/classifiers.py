@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models import get_model, list_models
+
+Task = Literal["multiclass", "multilabel"]
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -29,7 +32,7 @@ def build_network(architecture: str, num_classes: int, **options: Any) -> nn.Mod
         ValueError: unknown name, or an import path that does not lead to an ``nn.Module`` class.
     """
     if "." not in architecture:
-        if architecture not in list_models():
+        if architecture not in list_models(module=torchvision.models):
             raise ValueError(
                 f"unknown architecture {architecture!r}: give a name of torchvision.models.list_models() "
                 "or the import path of an nn.Module class"
@@ -52,6 +55,7 @@ class ImageClassifier(nn.Module):
     Args:
         architecture: see `build_network`.
         class_names: one name a logit: the classes, or the attributes of multi-label data.
+        task: ``multiclass`` if one of the classes is true, ``multilabel`` if each attribute is true or not.
         options: further arguments of the network's constructor.
         mean, std: per-channel normalisation, in units of the [0, 1] range.
     """
@@ -60,6 +64,7 @@ class ImageClassifier(nn.Module):
         self,
         architecture: str,
         class_names: list[str],
+        task: Task,
         options: dict[str, Any] | None = None,
         mean: tuple[float, ...] = (0.5, 0.5, 0.5),
         std: tuple[float, ...] = (0.5, 0.5, 0.5),
@@ -69,13 +74,23 @@ class ImageClassifier(nn.Module):
             raise ValueError(f"mean {mean} and std {std} must have one positive entry a channel")
         self.architecture = architecture
         self.class_names = list(class_names)
+        self.task = task
         self.options = dict(options or {})
         self.network = build_network(architecture, num_classes=len(class_names), **self.options)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, shape (N, classes), of images in [0, 1], shape (N, C, H, W)."""
+        """Logits, shape (N, classes), of images in [0, 1], shape (N, C, H, W).
+
+        Raises:
+            ValueError: the images have another number of channels than the normalisation.
+        """
+        if images.shape[1] != self.mean.shape[1]:
+            raise ValueError(
+                f"the images have {images.shape[1]} channels, the classifier takes {self.mean.shape[1]} "
+                "(as many as its mean and std)"
+            )
         return self.network((images - self.mean) / self.std)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
@@ -85,16 +100,17 @@ class ImageClassifier(nn.Module):
         config = {
             "architecture": self.architecture,
             "class_names": self.class_names,
+            "task": self.task,
             "options": self.options,
             "mean": self.mean.flatten().tolist(),
             "std": self.std.flatten().tolist(),
         }
-        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
         state = {
             name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
             for name, tensor in self.network.state_dict().items()
         }
         save_file(state, folder / WEIGHTS_NAME)
+        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ImageClassifier:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ace.images import load_png, save_png
 from ace.record import Record
-from ace.run_store import RunStore, class_name
+from ace.run_store import RunStore
 
 COLUMNS = ("Original", "Pre-explanation", "Counterfactual", "Change")
 CELL = 160
@@ -27,15 +27,17 @@ _FULL = 0.5
 
 @dataclass(frozen=True)
 class Example:
-    """One row of the gallery: the record and its pictures, uint8 HWC, all of one size."""
+    """One row of the gallery: record, names of prediction and target, and pictures, uint8 HWC, all of one size."""
 
     record: Record
+    prediction: str
+    target: str
     original: np.ndarray
     pre_explanation: np.ndarray
     counterfactual: np.ndarray
 
 
-def change_map(original: np.ndarray, counterfactual: np.ndarray) -> np.ndarray:
+def heat_map(original: np.ndarray, counterfactual: np.ndarray) -> np.ndarray:
     """Where and how much a picture was changed: channel-averaged absolute difference as a heat map.
 
     White is unchanged, to the last bit; dark red is a difference of half the range or more. The scale is
@@ -61,12 +63,11 @@ def change_map(original: np.ndarray, counterfactual: np.ndarray) -> np.ndarray:
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
-def gallery_image(examples: Sequence[Example], class_names: Sequence[str], title: str) -> Image.Image:
+def gallery_image(examples: Sequence[Example], title: str) -> Image.Image:
     """Draws examples as rows of original, pre-explanation, counterfactual and change map.
 
     Args:
         examples: what to draw; from six on they stand in two columns, read from top to bottom.
-        class_names: names of the predicted classes by index; a class without one is called by its number.
         title: heading of the sheet.
 
     Returns:
@@ -91,7 +92,7 @@ def gallery_image(examples: Sequence[Example], class_names: Sequence[str], title
         for column, heading in enumerate(COLUMNS):
             _text(draw, (left + column * (CELL + _GAP), top - _HEADER), heading, 15, _GREY)
         for row, example in enumerate(examples[block * rows : (block + 1) * rows]):
-            _draw_example(sheet, (left, top + row * (CELL + _CAPTION)), example, class_names)
+            _draw_example(sheet, (left, top + row * (CELL + _CAPTION)), example)
     _draw_legend(sheet, (_MARGIN, height - _MARGIN - _LEGEND // 2))
     return sheet
 
@@ -113,14 +114,15 @@ def write_gallery(store: RunStore, max_images: int = 16) -> Path:
     """
     if max_images < 1:
         raise ValueError(f"max_images must be at least 1, got {max_images}")
-    explained = [record for record in store.records() if record.status in ("flipped", "not_flipped")]
+    records = store.records()
+    explained = [record for record in records if record.explained]
     if not explained:
         raise ValueError(f"{store.folder} holds no explained image to draw: run `generate` first")
     count = min(max_images, len(explained))
     chosen = [explained[index * len(explained) // count] for index in range(count)]
-    flipped = sum(record.flipped for record in explained)
-    title = f"Counterfactual explanations: {flipped} of {len(explained)} flipped"
-    sheet = gallery_image([_load(store, record) for record in chosen], store.class_names, title)
+    attempted = [record for record in records if record.attempted]
+    title = f"Counterfactual explanations: {sum(record.flipped for record in attempted)} of {len(attempted)} flipped"
+    sheet = gallery_image([_load(store, record) for record in chosen], title)
     path = store.folder / "gallery.png"
     save_png(np.asarray(sheet), path)
     return path
@@ -128,22 +130,23 @@ def write_gallery(store: RunStore, max_images: int = 16) -> Path:
 
 def _load(store: RunStore, record: Record) -> Example:
     kinds = ("original", "pre_explanation", "counterfactual")
-    return Example(record, *(load_png(store.image_path(kind, record.id)) for kind in kinds))
+    names = store.class_name(record.prediction), store.target_name(record.target)
+    return Example(record, *names, *(load_png(store.image_path(kind, record.id)) for kind in kinds))
 
 
-def _draw_example(sheet: Image.Image, corner: tuple[int, int], example: Example, class_names: Sequence[str]) -> None:
+def _draw_example(sheet: Image.Image, corner: tuple[int, int], example: Example) -> None:
     record = example.record
-    target = class_name(class_names, record.target)
+    target = example.target
     verdict = ("flipped", _GOOD) if record.flipped else ("not flipped", _BAD)
     before, attack, after = (_number(p, ".2f") for p in (record.p_before, record.p_attack, record.p_after))
     area = _number(record.changed_area, ".1%")
     cells = (
-        (example.original, (class_name(class_names, record.prediction), _INK), (target, f" {before}")),
+        (example.original, (example.prediction, _INK), (target, f" {before}")),
         (example.pre_explanation, ("before refinement", _GREY), (target, f" {attack}")),
         (example.counterfactual, verdict, (target, f" {before} -> {after}")),
         (
-            change_map(example.original, example.counterfactual),
-            (f"{area} of pixels", _INK),
+            heat_map(example.original, example.counterfactual),
+            (f"{area} repainted", _INK),
             ("mean change", f" {_number(record.l1, '.4f')}"),
         ),
     )
@@ -172,7 +175,7 @@ def _draw_legend(sheet: Image.Image, corner: tuple[int, int]) -> None:
     """The colours of the change map, on its own square-root scale."""
     differences = np.linspace(0, 1, 120)[None, :, None] ** 2 * _FULL * 255
     levels = np.repeat(np.repeat(differences.round().astype(np.uint8), 10, axis=0), 3, axis=2)
-    bar = Image.fromarray(change_map(np.zeros_like(levels), levels))
+    bar = Image.fromarray(heat_map(np.zeros_like(levels), levels))
     draw = ImageDraw.Draw(sheet)
     left, top = corner
     left += round(_text(draw, (left, top - 4), "Change: none", 13, _GREY)) + 8

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ace.images import load_png, save_png, write_whole
 from ace.record import Record
-from ace.report.gallery import change_map
+from ace.report.gallery import heat_map
 from ace.run_store import RunStore, flatten
 
 _TEMPLATE = "page.html.jinja"
@@ -96,7 +96,7 @@ def _card(store: RunStore, record: Record) -> Card:
     return Card(
         record=record,
         prediction=store.class_name(record.prediction),
-        target=store.class_name(record.target),
+        target=store.target_name(record.target),
         outcome=record.status.partition(":")[0],
         images={kind: path.relative_to(store.folder).as_posix() for kind, path in paths.items() if path.exists()},
         size=size,
@@ -108,7 +108,7 @@ def _write_change_map(store: RunStore, id: str) -> tuple[int, int] | None:
     before, after = store.image_path("original", id), store.image_path("counterfactual", id)
     if not (before.exists() and after.exists()):
         return None
-    picture = change_map(load_png(before), load_png(after))
+    picture = heat_map(load_png(before), load_png(after))
     path = store.image_path("change", id)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_png(picture, path)
@@ -116,17 +116,17 @@ def _write_change_map(store: RunStore, id: str) -> tuple[int, int] | None:
 
 
 def _summary(records: Sequence[Record]) -> dict[str, str]:
-    explained = [record for record in records if record.status in ("flipped", "not_flipped")]
-    flipped = sum(record.flipped for record in explained)
-    share = f" ({flipped / len(explained):.1%})" if explained else ""
-    distances = [record.l1 for record in explained if record.l1 is not None]
-    areas = [record.changed_area for record in explained if record.changed_area is not None]
-    seconds = [record.seconds for record in explained if record.seconds is not None]
+    attempted = [record for record in records if record.attempted]
+    flipped = sum(record.flipped for record in attempted)
+    share = f" ({flipped / len(attempted):.1%})" if attempted else ""
+    distances = [record.l1 for record in records if record.l1 is not None]
+    areas = [record.changed_area for record in records if record.changed_area is not None]
+    seconds = [record.seconds for record in records if record.seconds is not None]
     return {
         "Images": str(len(records)),
-        "Flipped": f"{flipped} of {len(explained)} explained{share}",
+        "Flipped": f"{flipped} of {len(attempted)} attempted{share}",
         "Mean change (L1)": _number(fmean(distances) if distances else None),
-        "Changed area": f"{fmean(areas):.1%} of pixels" if areas else "—",
+        "Repainted area": f"{fmean(areas):.1%} of pixels" if areas else "—",
         "Time per image": f"{median(seconds):.1f} s (median)" if seconds else "—",
     }
 

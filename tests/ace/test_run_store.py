@@ -172,9 +172,7 @@ def test_ranks_merge_sorted_with_one_row_per_id_and_the_last_written_wins(tmp_pa
     assert files(tmp_path) == {"config.yaml", "records.csv", "records.rank0.jsonl", "records.rank1.jsonl"}
 
 
-@pytest.mark.parametrize(
-    "id", ["../a", "a/b", "a\\b", "", ".hidden", "a..b", "/etc", "a b", "a\n", "é", "a" * 201]
-)
+@pytest.mark.parametrize("id", ["../a", "a/b", "a\\b", "", ".hidden", "a..b", "/etc", "a b", "a\n", "é", "a" * 201])
 def test_unsafe_ids_cannot_name_files(tmp_path, id):
     store = make(tmp_path)
     with pytest.raises(ValueError, match="cannot name a file"):

@@ -67,10 +67,7 @@ def test_faces_stay_the_same_from_version_to_version():
 
 
 def test_no_combination_is_in_two_splits():
-    owned = {
-        split: {tuple(sample_face(0, split, index).factors.items()) for index in range(500)}
-        for split in SPLITS
-    }
+    owned = {split: {tuple(sample_face(0, split, index).factors.items()) for index in range(500)} for split in SPLITS}
     assert len(set.union(*owned.values())) == sum(map(len, owned.values()))
     for split, combinations in owned.items():
         assert {split_of(dict(factors)) for factors in combinations} == {split}

@@ -21,7 +21,7 @@ def classifier() -> ImageClassifier:
     """Two attributes, with batch statistics that are not those of a new network."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        classifier = ImageClassifier(TINY, ["smiling", "hat"], OPTIONS, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+        classifier = ImageClassifier(TINY, ["smiling", "hat"], "multilabel", OPTIONS, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
         classifier.train()(torch.rand(8, 3, 32, 32))
     return classifier.eval()
 
@@ -77,7 +77,7 @@ def test_the_classifier_normalises(classifier, images):
 @pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.5, 0.5)), ((0.5, 0.5, 0.5), (0.5, 0.0, 0.5)), ((0.5,), (-1.0,))])
 def test_a_normalisation_that_cannot_be_is_refused(mean, std):
     with pytest.raises(ValueError, match="one positive entry a channel"):
-        ImageClassifier(TINY, ["a"], OPTIONS, mean, std)
+        ImageClassifier(TINY, ["a"], "multilabel", OPTIONS, mean, std)
 
 
 def test_networks_by_name_and_by_import_path():
@@ -175,7 +175,7 @@ def test_the_class_of_a_network_of_ones_own(tmp_path, monkeypatch):
         "        super().__init__(nn.Flatten(), nn.Linear(width, num_classes))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    classifier = ImageClassifier("own_networks.Net", ["a", "b", "c"], {"width": 12}, mean=(0.5,), std=(0.5,))
+    classifier = ImageClassifier("own_networks.Net", ["a", "b", "c"], "multiclass", {"width": 12}, mean=(0.5,), std=(0.5,))
     classifier.save_pretrained(tmp_path / "saved")
     loaded = ImageClassifier.from_pretrained(tmp_path / "saved")
     assert isinstance(loaded.network, nn.Sequential)

@@ -47,9 +47,7 @@ def store(tmp_path) -> RunStore:
         "counterfactual": after,
         "mask": after[..., :1],
     }
-    there = Record(
-        id="a-1", seed=0, prediction=0, target=1, p_after=0.75, l1=0.0588235, flipped=True, status="flipped"
-    )
+    there = Record(id="a-1", seed=0, prediction=0, target=1, p_after=0.75, l1=0.0588235, flipped=True, status="flipped")
     back = Record(id="b.2", seed=0, prediction=1, target=0, p_after=0.25, l1=0.0588235, status="not_flipped")
     store.add(there, images)
     store.add(back, images)
@@ -72,7 +70,7 @@ def test_the_page_lists_every_record(store, tmp_path):
         "",
     )
     assert [text for tag, text in page.text if tag == "h2"][:3] == ["a-1", "b.2", "c_3"]
-    assert ("dd", "1 of 2 explained (50.0%)") in page.text
+    assert ("dd", "1 of 3 attempted (33.3%)") in page.text
     assert tmp_path / "report.html" in tmp_path.iterdir()
 
 
@@ -124,9 +122,7 @@ def test_metrics_and_settings_are_shown(store):
     assert "Metrics" not in {text for _, text in read(store).text}
     store.write_json("metrics.json", {"flip": {"rate": 0.123456}, "fid": float("nan")})
     text = read(store).text
-    assert {("th", "flip.rate"), ("td", "0.1235"), ("td", "—"), ("th", "attack.steps"), ("td", "25")} <= set(
-        text
-    )
+    assert {("th", "flip.rate"), ("td", "0.1235"), ("td", "—"), ("th", "attack.steps"), ("td", "25")} <= set(text)
 
 
 def test_writing_again_replaces_the_page_and_leaves_nothing_else(store, tmp_path):
