@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """Converts float images to the 8-bit images that files, loggers and reports hold.
+    """Convert float images to the 8-bit images that files, loggers and reports hold.
 
     Args:
         images: floating point, range [0, 1] (values outside are clamped), shape (C, H, W) or (N, C, H, W).
@@ -33,7 +33,7 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 
 def from_uint8(array: np.ndarray) -> Tensor:
-    """Converts 8-bit images to float images: level k becomes the float32 nearest to k / 255.
+    """Convert 8-bit images to float images: level k becomes the float32 nearest to k / 255.
 
     Args:
         array: uint8, shape (H, W, C) or (N, H, W, C).
@@ -72,7 +72,7 @@ def as_saved(images: Tensor) -> Tensor:
 
 
 def save_png(array: np.ndarray, path: str | Path) -> None:
-    """Writes an 8-bit image as a PNG file that appears whole or not at all.
+    """Write an 8-bit image as a PNG file that appears whole or not at all.
 
     Args:
         array: uint8, shape (H, W, 3) for RGB, (H, W, 1) or (H, W) for grey.
@@ -92,7 +92,7 @@ def save_png(array: np.ndarray, path: str | Path) -> None:
 
 
 def load_png(path: str | Path) -> np.ndarray:
-    """Reads a PNG file.
+    """Read a PNG file.
 
     Returns:
         uint8 array, shape (H, W, 1) for a grey image and (H, W, 3) for any other.
@@ -107,7 +107,7 @@ def load_png(path: str | Path) -> np.ndarray:
 
 
 def write_whole(data: bytes, path: str | Path) -> None:
-    """Writes a file under a temporary name in its own folder, flushes it to the disk, and renames it.
+    """Write a file under a temporary name in its own folder, flushes it to the disk, and renames it.
 
     The temporary name is always the same, so what an interrupted write leaves goes when the file is redone.
     """

@@ -14,7 +14,7 @@ _STATUS = re.compile(r"flipped|not_flipped|(skipped|failed): .+", re.DOTALL)
 
 
 def check_id(id: str) -> str:
-    """Returns the id if it can name a file, and only a file, in any folder.
+    """Return the id if it can name a file, and only a file, in any folder.
 
     Raises:
         ValueError: it has other characters than letters, digits, `.`, `_` and `-`, does not begin with a
@@ -121,7 +121,7 @@ def read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def cut_half_written(path: Path) -> None:
-    """Cuts off what a power cut left of the last line, lest the next record be appended to it."""
+    """Cut off what a power cut left of the last line, lest the next record be appended to it."""
     if path.exists():
         os.truncate(path, read_log(path)[1])
 

@@ -55,7 +55,7 @@ class RunStore:
 
     @classmethod
     def create(cls, folder: str | Path, config: dict, settings: dict, rank: int = 0) -> Self:
-        """Makes a new run folder, or continues the run that is there.
+        """Make a new run folder, or continues the run that is there.
 
         Rank 0 alone makes the folder and writes `config.yaml`; let it do so before other ranks call `add`.
         Where the file is there already, every rank compares its settings with it.
@@ -94,7 +94,7 @@ class RunStore:
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
-        """Opens an existing run folder.
+        """Open an existing run folder.
 
         Raises:
             FileNotFoundError: the folder holds no `config.yaml`.
@@ -113,7 +113,7 @@ class RunStore:
         return {line["id"] for line in self._lines()}
 
     def add(self, record: Record, images: dict[str, np.ndarray]) -> None:
-        """Writes the files of a finished image, then its record. A later record of the same id replaces it.
+        """Write the files of a finished image, then its record. A later record of the same id replaces it.
 
         Args:
             record: what is known of the image.
@@ -153,7 +153,7 @@ class RunStore:
         return [latest[id] for id in sorted(latest)]
 
     def merge(self) -> list[Record]:
-        """Writes `records.csv`, one row per id, and returns the records; for rank 0, at the end."""
+        """Write `records.csv`, one row per id, and returns the records; for rank 0, at the end."""
         records = self.records()
         text = io.StringIO(newline="")
         table = csv.DictWriter(text, [column.name for column in fields(Record)], lineterminator="\n")
@@ -173,7 +173,7 @@ class RunStore:
         return self.folder / "images" / kind / f"{check_id(id)}.png"
 
     def write_json(self, name: str, value: Any) -> Path:
-        """Writes a JSON file of the run folder whole; numbers that are not finite become null.
+        """Write a JSON file of the run folder whole; numbers that are not finite become null.
 
         Raises:
             ValueError: the name is not a plain file name.
@@ -207,7 +207,7 @@ class RunStore:
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turns nested mappings into one with dotted keys; lists and empty mappings are leaves."""
+    """Turn nested mappings into one with dotted keys; lists and empty mappings are leaves."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping) and value:

@@ -64,7 +64,7 @@ def heat_map(original: np.ndarray, counterfactual: np.ndarray) -> np.ndarray:
 
 
 def gallery_image(examples: Sequence[Example], title: str) -> Image.Image:
-    """Draws examples as rows of original, pre-explanation, counterfactual and change map.
+    """Draw examples as rows of original, pre-explanation, counterfactual and change map.
 
     Args:
         examples: what to draw; from six on they stand in two columns, read from top to bottom.
@@ -98,7 +98,7 @@ def gallery_image(examples: Sequence[Example], title: str) -> Image.Image:
 
 
 def write_gallery(store: RunStore, max_images: int = 16) -> Path:
-    """Writes `gallery.png` into a run folder.
+    """Write `gallery.png` into a run folder.
 
     The examples are spread evenly over the sorted ids, successes and failures alike: nothing is picked.
 
@@ -193,7 +193,7 @@ def _text(
     width: int | None = None,
     suffix: str = "",
 ) -> float:
-    """Draws text, shortened if too wide, and its suffix; returns the width drawn."""
+    """Draw text, shortened if too wide, and its suffix; returns the width drawn."""
     font = ImageFont.load_default(size=size)
     line = text + suffix
     while width is not None and text and draw.textlength(line, font=font) > width:

@@ -50,7 +50,7 @@ class Card:
 
 
 def write_report(store: RunStore) -> Path:
-    """Writes `report.html` into a run folder, and the change maps that it shows.
+    """Write `report.html` into a run folder, and the change maps that it shows.
 
     The page needs no network and no server: style and script are inside, pictures are linked relative to it.
 
@@ -104,7 +104,7 @@ def _card(store: RunStore, record: Record) -> Card:
 
 
 def _write_change_map(store: RunStore, id: str) -> tuple[int, int] | None:
-    """Draws the change map of an image; returns its width and height, or None without a counterfactual."""
+    """Draw the change map of an image; returns its width and height, or None without a counterfactual."""
     before, after = store.image_path("original", id), store.image_path("counterfactual", id)
     if not (before.exists() and after.exists()):
         return None
