@@ -138,6 +138,8 @@ class AwayFrom(Decision):
 
     @property
     def target_names(self) -> list[str]:
+        if len(self.class_names) == 2:
+            return self.class_names[::-1]
         return [f"not {name}" for name in self.class_names]
 
     def check(self, logits: Tensor) -> None:

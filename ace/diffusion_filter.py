@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate, pairwise, repeat
+from itertools import pairwise, repeat
 from typing import NamedTuple
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from ace.schedule import respaced_timesteps, schedule_tables
 
 VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
 
@@ -28,19 +30,6 @@ class PassCount:
 
     forwards: int = 0
     backwards: int = 0
-
-
-def respaced_timesteps(train_steps: int, respacing: int) -> list[int]:
-    """The ``respacing`` timesteps kept of a chain of ``train_steps``, ascending, first and last included.
-
-    The rule of guided-diffusion (Nichol and Dhariwal 2021), its order of float additions included.
-    """
-    if not 1 <= respacing <= train_steps:
-        raise ValueError(
-            f"respacing must be in [1, {train_steps}], the diffusion model's chain length, got {respacing}"
-        )
-    stride = (train_steps - 1) / max(respacing - 1, 1)
-    return [round(step) for step in accumulate(repeat(stride, respacing - 1), initial=0.0)]
 
 
 def filter_steps(steps: int | float, respacing: int) -> int:
@@ -104,7 +93,8 @@ class DiffusionFilter(nn.Module):
         self.stochastic, self.segments = stochastic, segments
         self.learns_variance = scheduler.config.variance_type in ("learned", "learned_range")
         self._check_channels()
-        self._register_schedule(scheduler)
+        for name, table in schedule_tables(scheduler, self.timesteps).items():
+            self.register_buffer(name, table, persistent=False)
         self.passes = PassCount()
 
     def _check_channels(self) -> None:
@@ -114,24 +104,6 @@ class DiffusionFilter(nn.Module):
                 f"variance_type {self.config.variance_type!r} needs a UNet with {expected} output channels, "
                 f"this one has {self.unet.config.out_channels}"
             )
-
-    def _register_schedule(self, scheduler: DDPMScheduler) -> None:
-        """Per-step constants of the respaced chain, computed in float64 and kept in float32."""
-        alpha_bar = torch.cumprod(1 - scheduler.betas.double(), 0)[self.timesteps]
-        previous = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
-        beta = 1 - alpha_bar / previous
-        variance = beta * (1 - previous) / (1 - alpha_bar)
-        if len(variance) > 1:  # the posterior variance at step 0 is zero: its logarithm is that of step 1
-            variance = torch.cat([variance[1:2], variance[1:]])
-        for name, table in {
-            "sqrt_alpha_bar": alpha_bar.sqrt(),
-            "sqrt_one_minus_alpha_bar": (1 - alpha_bar).sqrt(),
-            "mean_from_x0": beta * previous.sqrt() / (1 - alpha_bar),
-            "mean_from_xt": (1 - previous) * (1 - beta).sqrt() / (1 - alpha_bar),
-            "log_variance": variance.clamp(min=1e-20).log(),
-            "log_beta": beta.log(),
-        }.items():
-            self.register_buffer(name, table.float(), persistent=False)
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """F_tau(images), shape (N, C, H, W), in [0, 1] up to the noise of the last mean (not clamped).

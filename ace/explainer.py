@@ -119,14 +119,13 @@ class CounterfactualExplainer:
             ValueError: images of the wrong kind, ids that are not unique, a target that does not exist, or another
                 number of targets, labels or ids than of images.
         """
-        ids = content_ids(images) if ids is None else ids
         try:
             self.submit(images, targets, labels, ids)
             finished = {explanation.id: explanation for explanation in self.advance(drain=True)}
         except BaseException:
             self.reset()  # whatever went wrong, the next call starts with free slots
             raise
-        explanations = [finished.pop(id) for id in ids]
+        explanations = [finished.pop(id) for id in (content_ids(images) if ids is None else ids)]
         self._finished = list(finished.values())  # of earlier calls of `submit`
         return explanations
 
@@ -158,9 +157,9 @@ class CounterfactualExplainer:
             raise ValueError(f"targets must be classes from 0 to {classes - 1}, got {targets.tolist()}")
         ids = content_ids(images) if ids is None else ids
         images = as_saved(images)
-        if not self._checked:
+        if not self._checked and len(images):
             check_networks(self, *images.shape[1:])
-            check_images(self, images, ids)
+            check_images(self, images[: self.slots], ids[: self.slots])  # no more at a time than the memory is for
             self._checked = True
         logits = self._classify(images)
         scores, predictions = self.decision.scores(logits).cpu(), self.decision.prediction(logits).tolist()

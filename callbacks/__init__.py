@@ -1,6 +1,7 @@
-"""Lightning callbacks: one job each."""
+"""Lightning callbacks, one job each, and what the loggers need."""
 
 from callbacks.export_model import ExportModel
+from callbacks.finite_loss import FiniteLoss
 from callbacks.sample_grid import SampleGrid
 
-__all__ = ["ExportModel", "SampleGrid"]
+__all__ = ["ExportModel", "FiniteLoss", "SampleGrid"]

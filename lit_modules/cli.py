@@ -79,6 +79,7 @@ def one_sentence(set_up: Callable[[], Any]) -> Any:
     try:
         return set_up()
     except (ValueError, TypeError, FileNotFoundError) as error:
-        # jsonargparse lists what each member of a union said: ours is the last word, before the value itself.
-        wrapped = re.search(r"Errors:\n.*\n  - (.*?)\nGiven value type:", str(error), re.DOTALL)
-        sys.exit(f"error: {wrapped[1] if wrapped else error}")
+        # jsonargparse lists what each member of a union said: ours is the last that is not about the type.
+        members = r"\n  - (?!Expected a |Not a valid subclass )(.*?)(?=\n  - |\nGiven value type:)"
+        ours = re.findall(members, str(error).partition("Errors:")[2], re.DOTALL)
+        sys.exit(f"error: {ours[-1] if ours else error}")

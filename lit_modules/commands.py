@@ -122,7 +122,8 @@ def _set_up(args: list[str]) -> tuple[ExplainCLI, RunStore]:
     size = data.image_size
     check_networks(cli.model.explainer, data.channels, *((size, size) if isinstance(size, int) else size))
     _check_trainer(cli.trainer, config["trainer"])
-    store = RunStore.create(config["output_dir"], config, _settings(config, cli.model), cli.trainer.global_rank)
+    settings = _settings(config, cli.model, cli.trainer.precision)
+    store = RunStore.create(config["output_dir"], config, settings, cli.trainer.global_rank)
     data.finished_ids = store.finished_ids
     if cli.trainer.is_global_zero:
         done = len(store.finished_ids().intersection(ids))
@@ -132,7 +133,7 @@ def _set_up(args: list[str]) -> tuple[ExplainCLI, RunStore]:
 
 def _check_trainer(trainer: Trainer, config: dict[str, Any]) -> None:
     """Refuse what would fail, or give other results, in the middle of the run."""
-    if config["inference_mode"]:
+    if config.get("inference_mode"):
         raise ValueError("trainer.inference_mode is true, and gradients do not exist in it: leave it out")
     if trainer.precision not in PRECISIONS:
         raise ValueError(
@@ -141,12 +142,12 @@ def _check_trainer(trainer: Trainer, config: dict[str, Any]) -> None:
         )
 
 
-def _settings(config: dict[str, Any], model: LitCounterfactual) -> dict[str, Any]:
+def _settings(config: dict[str, Any], model: LitCounterfactual, precision: str) -> dict[str, Any]:
     """What the results depend on: weights by content, not by place; nothing that only concerns memory or speed."""
     method, data, decision = config["model"], config["data"], model.explainer.decision
     return {
         "decision": {"class_names": decision.class_names, "target_names": decision.target_names},
-        "precision": config["trainer"]["precision"] or "32-true",
+        "precision": precision,
         "weights": {
             "classifier": folder_hash(method["classifier"]),
             "diffusion": folder_hash(local_folder(method["diffusion"])),  # it can be a name on the hub
@@ -171,7 +172,7 @@ def _set_up_refinement(
     parser = ArgumentParser()
     parser.add_class_arguments(LitCounterfactual, "model")
     model = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
-    settings = _settings(config, model)
+    settings = _settings(config, model, source.settings["precision"])
     if settings["weights"] != source.settings["weights"]:
         raise ValueError(f"the weights have changed since {run} was made: {source.config['model']['classifier']!r} or "
                          f"{source.config['model']['diffusion']!r} is not what the run used; restore it")  # fmt: skip

@@ -4,96 +4,116 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torchmetrics import MeanMetric
 
+from ace.diffusion_loss import DiffusionLoss
+from ace.models.unet import load_diffusion
 from ace.noise import generator
 from lit_modules.optimisation import warmup_cosine_adamw
 
+# Shares of the chain whose validation loss is logged on its own: ACE filters with the first of them.
+BUCKETS = (0.0, 0.05, 0.1, 0.5, 1.0)
+
 
 class LitDDPM(LightningModule):
-    """A denoising diffusion model (Ho et al. 2020), with epsilon, sample or v prediction.
-
-    Images arrive in [0, 1] and are mapped to [-1, 1] here, in the training step.
+    """A denoising diffusion model (Ho et al. 2020), with epsilon, sample or v prediction, fixed or learned variance.
 
     Args:
-        unet: the denoiser.
-        scheduler: noise schedule; its ``prediction_type`` decides what the network is trained to output.
+        unet: the denoiser, trained from scratch.
+        scheduler: noise schedule; its ``prediction_type`` decides what the network is trained to output, its
+            ``variance_type`` whether it learns the variance too (``learned_range``, twice as many output channels).
+        pretrained: diffusers folder, or name on the Hugging Face hub, of a model to fine-tune: its network and noise
+            schedule take the place of ``unet`` and ``scheduler``.
+        freeze: parts of the UNet that keep their weights, by the beginning of their parameters' names.
+        weighting, gamma: of the timesteps, see `DiffusionLoss`.
         lr, weight_decay, warmup_steps: AdamW with linear warm-up and cosine decay.
         channels_last: memory format of the network; about 1.5 times faster for convolutions on CPUs.
+        compile: run the UNet through ``torch.compile``.
 
     Raises:
-        ValueError: another prediction type, or a UNet with other output than input channels.
+        ValueError: neither a network with its schedule nor a pretrained model, settings that cannot be trained, or a
+            frozen part that does not exist.
     """
 
     def __init__(
         self,
-        unet: UNet2DModel,
-        scheduler: DDPMScheduler,
+        unet: UNet2DModel | None = None,
+        scheduler: DDPMScheduler | None = None,
+        pretrained: str | None = None,
+        freeze: list[str] | None = None,
+        weighting: Literal["none", "min_snr"] = "none",
+        gamma: float = 5.0,
         lr: float = 2e-4,
         weight_decay: float = 0.0,
         warmup_steps: int = 100,
         channels_last: bool = True,
+        compile: bool = False,
     ) -> None:
         super().__init__()
-        if scheduler.config.prediction_type not in ("epsilon", "sample", "v_prediction"):
-            raise ValueError(
-                f"prediction_type {scheduler.config.prediction_type!r} cannot be trained: "
-                "choose epsilon, sample or v_prediction"
-            )
-        if unet.config.in_channels != unet.config.out_channels:
-            raise ValueError(
-                f"the UNet maps {unet.config.in_channels} channels to {unet.config.out_channels}: "
-                "the training needs as many out as in"
-            )
+        if pretrained is not None:
+            unet, scheduler = load_diffusion(pretrained)
+        if unet is None or scheduler is None:
+            raise ValueError("give unet and scheduler to train from scratch, or pretrained to fine-tune a model")
+        self.loss = DiffusionLoss(scheduler, weighting, gamma)
+        self.loss.check(unet)
         self.unet = unet.to(memory_format=torch.channels_last) if channels_last else unet
         self.scheduler = scheduler
+        _freeze(self.unet, freeze or [])
+        if compile:
+            self.unet.compile()
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
-
-    def loss(self, images: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Mean squared error of the prediction, one value an image, shape (N,)."""
-        clean = images * 2 - 1
-        prediction = self.unet(self.scheduler.add_noise(clean, noise, timesteps), timesteps).sample
-        return F.mse_loss(prediction, self._regression_target(clean, noise, timesteps), reduction="none").mean(
-            (1, 2, 3)
-        )
-
-    def _regression_target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        match self.scheduler.config.prediction_type:
-            case "epsilon":
-                return noise
-            case "sample":
-                return clean
-            case "v_prediction":
-                return self.scheduler.get_velocity(clean, noise, timesteps)
+        self.edges = [round(share * scheduler.config.num_train_timesteps) for share in BUCKETS]
+        self.bucket_losses = nn.ModuleList(MeanMetric() for _ in self.edges[1:])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         images = batch["image"]
-        timesteps = torch.randint(len(self.scheduler.betas), (len(images),), device=self.device)
-        loss = self.loss(images, torch.randn_like(images), timesteps).mean()
+        timesteps = torch.randint(self.loss.steps, (len(images),), device=self.device)
+        loss = self.loss(self.unet, images, torch.randn_like(images), timesteps).mean()
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """The loss at one noise and timestep an image, fixed by its id: curves compare between epochs and runs."""
-        images, steps = batch["image"], len(self.scheduler.betas)
+        images = batch["image"]
         streams = [generator(0, image_id, "validation") for image_id in batch["id"]]
         noise = torch.stack([torch.randn(image.shape, generator=s) for image, s in zip(images, streams, strict=True)])
-        timesteps = torch.cat([torch.randint(steps, (1,), generator=s) for s in streams])
-        loss = self.loss(images, noise.to(images), timesteps.to(images.device))
-        self.log("val/loss", loss.mean(), prog_bar=True, batch_size=len(images), sync_dist=True)
+        timesteps = torch.cat([torch.randint(self.loss.steps, (1,), generator=s) for s in streams]).to(images.device)
+        losses = self.loss(self.unet, images, noise.to(images), timesteps)
+        self.log("val/loss", losses.mean(), prog_bar=True, batch_size=len(images), sync_dist=True)
+        for bucket, first, stop in zip(self.bucket_losses, self.edges[:-1], self.edges[1:], strict=True):
+            bucket.update(losses[(timesteps >= first) & (timesteps < stop)])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss of each bucket of timesteps that the validation images fall into."""
+        for bucket, first, stop in zip(self.bucket_losses, self.edges[:-1], self.edges[1:], strict=True):
+            if not (loss := bucket.compute()).isnan():
+                self.log(f"val/loss_t{first:04d}-{stop - 1:04d}", loss)
+            bucket.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         steps = int(self.trainer.estimated_stepping_batches)
-        return warmup_cosine_adamw(self.parameters(), self.lr, self.weight_decay, self.warmup_steps, steps)
+        return warmup_cosine_adamw(trained, self.lr, self.weight_decay, self.warmup_steps, steps)
 
     def export(self, folder: Path, dtype: torch.dtype) -> None:
         """Write the diffusers folder (`DDPMPipeline`, safetensors) that ``explain.py`` reads."""
         unet = nn.Module.to(copy.deepcopy(self.unet), dtype)  # diffusers' own `to` warns of layers this UNet lacks
         DDPMPipeline(unet, self.scheduler).save_pretrained(folder)
+
+
+def _freeze(unet: nn.Module, prefixes: list[str]) -> None:
+    unet.train().requires_grad_(True)
+    for prefix in prefixes:
+        frozen = [parameter for name, parameter in unet.named_parameters() if name.startswith(prefix)]
+        if not frozen:
+            parts = ", ".join(name for name, _ in unet.named_children())
+            raise ValueError(f"freeze: the UNet has no part {prefix!r}, its parts are {parts}")
+        for parameter in frozen:
+            parameter.requires_grad_(False)

@@ -9,6 +9,7 @@ import yaml
 from lightning import LightningDataModule, LightningModule
 
 from ace.images import save_png
+from ace.models.classifiers import ImageClassifier
 from datamodules import ImageDataModule
 from lit_modules import LitCounterfactual
 from lit_modules.cli import ExplainCLI, TrainCLI
@@ -29,8 +30,17 @@ def own_images(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def own_classifier(tmp_path_factory):
+    """Folder of a tiny classifier of these images."""
+    folder = tmp_path_factory.mktemp("own classifier")
+    options = {"growth_rate": 4, "block_config": [1, 1], "num_init_features": 8}
+    ImageClassifier("torchvision.models.DenseNet", ["cat", "dog"], "multiclass", options).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def set_up(own_images, classifier_folder, ddpm_folder, tmp_path, monkeypatch):
+def set_up(own_images, own_classifier, classifier_folder, ddpm_folder, tmp_path, monkeypatch):
     """Instantiates what a command line describes, and runs nothing."""
 
     def make(script, arguments):
@@ -48,7 +58,11 @@ def set_up(own_images, classifier_folder, ddpm_folder, tmp_path, monkeypatch):
                 run=False,
                 args=arguments,
             )
-        tiny = [f"--model.classifier={classifier_folder}", f"--model.diffusion={ddpm_folder}"]
+        own = any("image_folder" in argument for argument in arguments)
+        tiny = [
+            f"--model.classifier={own_classifier if own else classifier_folder}",
+            f"--model.diffusion={ddpm_folder}",
+        ]
         return ExplainCLI(
             LitCounterfactual, ImageDataModule, subclass_mode_data=True, run=False, args=[*arguments, *tiny]
         )
@@ -88,6 +102,46 @@ def test_the_command_of_a_config_instantiates_all_its_classes(config, set_up, tm
         output_dir = cli.config.output_dir
         assert cli.trainer.default_root_dir == cli.trainer.logger.save_dir == output_dir
     assert not list(tmp_path.iterdir()), "setting up writes nothing"
+
+
+@pytest.mark.parametrize("config", [config for config in CONFIGS if config.endswith("/explain.yaml")])
+def test_an_explanation_has_one_seed_and_no_ball(config):
+    content = yaml.safe_load((ROOT / config).read_text())
+    assert "seed_everything" not in content, "the seed of the method is the model's"
+    assert content["model"]["seed"] == 0
+    assert content["model"]["attack"]["init_args"]["epsilon"] is None
+
+
+LOGGERS = "lightning.pytorch.loggers"
+
+
+@pytest.mark.parametrize(
+    ("loggers", "asked"),
+    [
+        ([f"{LOGGERS}.WandbLogger", f"{LOGGERS}.CSVLogger"], 1),
+        ([f"{LOGGERS}.CSVLogger", f"{LOGGERS}.TensorBoardLogger"], 0),
+    ],
+)
+def test_every_logger_of_a_list_writes_into_the_output_folder(loggers, asked, set_up, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr("lit_modules.cli.never_prompt", lambda: calls.append("asked"))
+    more = {"trainer": {"logger": [{"class_path": logger, "init_args": {"save_dir": "."}} for logger in loggers]}}
+    (tmp_path / "loggers.yaml").write_text(yaml.safe_dump(more))
+    arguments = ["--config", "configs/avatars/explain.yaml", "--config", str(tmp_path / "loggers.yaml")]
+    cli = set_up("explain.py generate", [*arguments, "--output_dir", "here"])
+    assert [type(logger).__name__ for logger in cli.trainer.loggers] == [name.rpartition(".")[2] for name in loggers]
+    assert [logger.save_dir for logger in cli.trainer.loggers] == ["here", "here"]
+    assert len(calls) == asked
+
+
+@pytest.mark.parametrize(
+    ("logger", "asked"), [(f"{LOGGERS}.WandbLogger", 1), (f"{LOGGERS}.CSVLogger", 0), ("false", 0)]
+)
+def test_only_a_wandb_logger_asks_for_credentials(logger, asked, set_up, monkeypatch):
+    calls = []
+    monkeypatch.setattr("lit_modules.cli.never_prompt", lambda: calls.append("asked"))
+    set_up("train.py fit", ["--config", "configs/avatars/classifier.yaml", "--trainer.logger", logger])
+    assert len(calls) == asked
 
 
 @pytest.mark.parametrize("config", ["configs/avatars/classifier.yaml", "configs/avatars/explain.yaml"])

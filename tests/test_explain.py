@@ -132,6 +132,9 @@ def test_the_run_folder_is_complete(finished):
     content = yaml.safe_load((finished / "config.yaml").read_text())
     assert content["config"]["model"]["attack"]["init_args"]["iterations"] == 2
     assert all(re.fullmatch("[0-9a-f]{64}", value) for value in content["settings"]["weights"].values())
+    names = ["not smiling", "smiling"]
+    assert content["settings"]["decision"] == {"class_names": names, "target_names": names}
+    assert content["settings"]["precision"] == "32-true"
     assert set(content["versions"]) >= {"python", "torch", "lightning", "diffusers"}
 
     metrics = json.loads((finished / "metrics.json").read_text())
@@ -237,7 +240,8 @@ def test_a_run_stopped_while_it_writes_continues_to_the_same_bytes(finished, arg
 
 
 def test_what_concerns_memory_and_speed_may_differ(copied, arguments):
-    explain.main(arguments(copied, "--model.slots=4", "--model.segments=2", "--data.num_workers=0"))
+    same = ("--data.num_workers=0", "--trainer.precision=32")
+    explain.main(arguments(copied, "--model.slots=4", "--model.segments=2", *same))
     assert len(records(copied)) == 4
 
 
@@ -249,14 +253,18 @@ def test_what_concerns_memory_and_speed_may_differ(copied, arguments):
         ("--model.query=glasses", "model.query", "'smiling' there, 'glasses' now"),
         ("--model.attack.iterations=1", "model.attack.init_args.iterations", "2 there, 1 now"),
         ("--data.seed=5", "data.seed", "0 there, 5 now"),
+        ("--trainer.precision=bf16-mixed", "precision", "'32-true' there, 'bf16-mixed' now"),
     ],
 )
 def test_other_settings_are_refused_by_name(override, key, values, finished, arguments, capsys):
-    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    def state():  # W&B's service ends its own logs when it likes
+        return {path: path.stat().st_mtime_ns for path in finished.rglob("*") if "wandb" not in path.parts}
+
+    before = state()
     text = refusal(capsys, arguments(finished, override))
     assert f"{key}: {values}" in text
     assert "Give another output folder" in text
-    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+    assert state() == before
 
 
 def test_other_weights_are_refused(finished, arguments, make_ddpm_folder, capsys):
@@ -274,6 +282,36 @@ def test_a_diffusion_model_of_the_hub_is_known_by_its_content(copied, arguments,
     monkeypatch.setattr("ace.models.unet.snapshot_download", lambda name, **_: str(ddpm_folder))
     explain.main(arguments(copied, "--model.diffusion=somebody/ddpm", num_images=5))
     assert len(records(copied)) == 5
+
+
+def test_only_the_images_asked_for_count_as_done_before(copied, arguments, capsys):
+    explain.main(arguments(copied, num_images=3))
+    assert "3 images to explain, 3 of them done before" in capsys.readouterr().out
+
+
+def test_an_untargeted_run_in_mixed_precision(arguments, tmp_path):
+    folder = tmp_path / "run"
+    explain.main(arguments(folder, "--model.policy=ace.Untargeted", "--trainer.precision=bf16-mixed", num_images=2))
+    settings = yaml.safe_load((folder / "config.yaml").read_text())["settings"]
+    assert settings["precision"] == "bf16-mixed"
+    assert settings["decision"]["class_names"] == ["not smiling", "smiling"]
+    assert settings["decision"]["target_names"] == ["not not smiling", "not smiling"]
+    asked = {0: "not smiling -> not not smiling", 1: "smiling -> not smiling"}
+    found = records(folder).values()
+    assert all(record["target"] == record["prediction"] for record in found)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["directions"].keys() == {asked[record["prediction"]] for record in found}
+
+
+def test_loggers_get_the_metrics_of_the_run(arguments, tmp_path):
+    explain.main(arguments(tmp_path / "run", "--trainer.logger=lightning.pytorch.loggers.CSVLogger", num_images=2))
+    [file] = (tmp_path / "run").rglob("metrics.csv")
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert rows[0]["progress/images"] == "2"
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert float(rows[-1]["metrics/flip_rate"]) == metrics["flip_rate"]
+    assert float(rows[-1]["metrics/mean_l1"]) == pytest.approx(metrics["mean_l1"])
 
 
 def test_skipped_images_are_recorded_and_not_tried_again(finished, arguments, tmp_path):
@@ -315,12 +353,11 @@ def test_refine_with_the_same_settings_gives_the_same_pictures(finished, tmp_pat
     explain.main(["refine", str(finished), "--output_dir", str(tmp_path / "again")])
     assert pictures(tmp_path / "again") == pictures(finished)
     assert "flip_rate" in capsys.readouterr().out
-    passes = ("unet_forwards",)  # of the stored first stage there is no count of passes
     before, after = records(finished), records(tmp_path / "again")
-    for id, record in after.items():
-        assert {name: value for name, value in record.items() if name not in (*passes, "unet_backwards")} == {
-            name: value for name, value in before[id].items() if name not in (*passes, "unet_backwards")
-        }
+    # The cost so far, and another filter of two steps.
+    assert after == {id: record | {"unet_forwards": record["unet_forwards"] + 2} for id, record in before.items()}
+    for old, new in zip(table(finished), table(tmp_path / "again"), strict=True):
+        assert float(new["seconds"]) > float(old["seconds"])
 
 
 def test_refine_with_another_threshold_makes_a_folder_of_its_own(copied):
@@ -456,6 +493,9 @@ def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
         (["--data.test_size=0"], ["test_size is 0: give at least 1"]),
         (["--model.nonsense=1"], ["model.nonsense"]),
         (["--model.attack.norm=l7"], ["linf", "l2", "l7"]),
+        (["--trainer.inference_mode=true"], ["error: trainer.inference_mode is true", "leave it out"]),
+        (["--trainer.precision=bf16-true"], ["error: trainer.precision is bf16-true", "32-true, bf16-mixed"]),
+        (["--trainer.precision=64-true"], ["error: trainer.precision is 64-true", "32-true, bf16-mixed"]),
     ],
 )
 def test_bad_input_ends_with_a_sentence_before_anything_is_written(overrides, words, arguments, tmp_path, capsys):
@@ -464,6 +504,19 @@ def test_bad_input_ends_with_a_sentence_before_anything_is_written(overrides, wo
     assert not missing, text
     assert "Union" not in text
     assert "Traceback" not in text
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        (["a", "b", "a"], "1 ids of AvatarsDataModule are not unique"),
+        (["a", "../b"], "id '../b' cannot name a file"),
+    ],
+)
+def test_ids_that_cannot_name_the_files_of_a_run_are_refused(ids, words, arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("datamodules.AvatarsDataModule.predict_ids", lambda _: ids)
+    assert f"error: {words}" in refusal(capsys, arguments(tmp_path / "run"))
     assert not list(tmp_path.iterdir())
 
 

@@ -165,3 +165,21 @@ def test_help_is_readable(command, words, capsys):
     one_line = " ".join(text.split())
     assert all(word in one_line for word in words)
     assert re.match(r"usage: train\.py ", one_line)
+
+
+@pytest.mark.parametrize(
+    ("settings", "overrides", "words"),
+    [
+        (CLASSIFIER, ["--data.batch_size=0"], "batch_size is 0: give at least 1"),
+        (CLASSIFIER, ["--model.architecture=resnet_18"], "unknown architecture 'resnet_18'"),
+        (
+            DDPM,
+            ["--trainer.callbacks=callbacks.SampleGrid", "--trainer.callbacks.every_n_epochs=0"],
+            "every_n_epochs must be at least 1, got 0",
+        ),
+    ],
+)
+def test_bad_settings_end_with_a_sentence(settings, overrides, words, arguments):
+    with pytest.raises(SystemExit) as exit:
+        train.main(arguments("fit", settings, *overrides))
+    assert str(exit.value.code).startswith(f"error: {words}")

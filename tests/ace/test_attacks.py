@@ -163,6 +163,17 @@ def test_pgd_stays_in_the_ball_and_in_the_range(epsilon, step_size, norm, seed):
         assert image.max() <= 1
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_has_no_ball_unless_one_is_given(norm):
+    original, gradient = torch.full((1, 3, 8, 8), 0.5), images(1) - 0.5
+    free, bound = PGD(3, 5000.0, norm=norm), PGD(3, 5000.0, 100.0, norm)
+    one, other = (attack.update(original, original, gradient, {}) for attack in (free, bound))
+    assert torch.equal(one, PGD(3, 5000.0, None, norm).update(original, original, gradient, {}))
+    step = gradient.sign() if norm == "linf" else gradient / gradient.norm()
+    torch.testing.assert_close(one, (original - 5000 / 255 * step).clamp(0, 1))
+    assert (one - other).abs().max() > 0.05
+
+
 def test_l2_steps_have_the_given_length_and_the_projection_the_given_radius():
     original = torch.full((2, 3, 8, 8), 0.5)
     gradient = images(2) - 0.5
@@ -205,6 +216,7 @@ def test_a_batch_of_8_ends_like_eight_batches_of_1(attack, make_filter, run_atta
         (CarliniWagner, {"step_size": 0.0}, "step_size.*0.0"),
         (PGD, {"step_size": float("nan")}, "step_size.*nan"),
         (PGD, {"epsilon": -2.0}, "epsilon.*-2.0"),
+        (PGD, {"epsilon": 0.0}, "epsilon.*0.0"),
         (PGD, {"norm": "l1"}, "'l1'.*linf or l2"),
     ],
 )

@@ -72,7 +72,6 @@ def test_an_attribute_is_the_binary_decision_of_its_logit(rows, data):
     assert attribute.class_names == ["not Smiling", "Smiling"]
     labels = (logits > 0).float()
     assert torch.equal(attribute.label(labels), attribute.prediction(logits))
-    assert attribute.label(labels[0]) == attribute.prediction(logits)[0]
 
 
 @given(logit_rows)
@@ -98,6 +97,19 @@ def test_away_from_works_on_a_binary_decision_with_vector_labels():
     assert away.prediction(logits).tolist() == [0, 1]
     assert away.flipped(logits, torch.tensor([1, 1])).tolist() == [True, False]
     assert away.label(torch.tensor([[0, 1], [1, 0]])).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("shape", [(2,), (), (2, 2, 1)])
+def test_labels_of_attributes_are_rows(shape):
+    with pytest.raises(ValueError, match=r"labels of attributes have shape \(N, A\), got \("):
+        AttributeDecision(1).label(torch.ones(shape))
+
+
+def test_targets_are_named_by_what_is_asked():
+    decision = ClassDecision(["a", "b"])
+    assert decision.target_names == ["a", "b"]
+    assert AwayFrom(decision).target_names == ["not a", "not b"]
+    assert AttributeDecision(0, "hat").target_names == ["not hat", "hat"]
 
 
 def test_margin_writes_nothing_into_the_logits():

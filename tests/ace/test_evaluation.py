@@ -61,26 +61,28 @@ def test_metrics_are_those_computed_by_hand(store):
         explained("d", 0, "flipped", 5),
         Record(id="e", prediction=1, seed=0, status="skipped: already decided as the target"),
         Record(id="f", seed=0, status="failed: a loss or gradient of the attack was not finite"),
-        Record(id="g", seed=0, status="failed: a loss or gradient of the attack was not finite"),
+        Record(id="g", seed=0, status="failed: the result is not finite", prediction=1, target=0, p_before=0.5),
     ):
         store.add(record, {})
     metrics = evaluate(store)
     assert metrics == {
-        "n": 4,
-        "flip_rate": 0.75,
+        "n": 6,
+        "flip_rate": 0.5,
         **means(11 / 4),
         "directions": {
-            "glad -> sad": {"n": 1, "flip_rate": 1.0, **means(2)},
+            "? -> ?": {"n": 1, "flip_rate": 0.0},
+            "glad -> sad": {"n": 2, "flip_rate": 0.5, **means(2)},
             "sad -> glad": {"n": 3, "flip_rate": pytest.approx(2 / 3), **means(3)},
         },
         "status": {
-            "failed: a loss or gradient of the attack was not finite": 2,
+            "failed: a loss or gradient of the attack was not finite": 1,
+            "failed: the result is not finite": 1,
             "flipped": 3,
             "not_flipped": 1,
             "skipped: already decided as the target": 1,
         },
     }
-    assert list(metrics["directions"]) == ["glad -> sad", "sad -> glad"]
+    assert list(metrics["directions"]) == ["? -> ?", "glad -> sad", "sad -> glad"]
     assert json.loads((store.folder / "metrics.json").read_text()) == metrics
     assert len((store.folder / "records.csv").read_text().splitlines()) == 8
 
@@ -96,6 +98,23 @@ def test_classes_without_names_go_by_number(tmp_path):
     store = RunStore.create(tmp_path / "run", {}, {})
     store.add(explained("a", 1, "flipped", 1), {})
     assert list(evaluate(store)["directions"]) == ["1 -> 0"]
+
+
+def test_a_direction_is_named_by_what_was_asked(tmp_path):
+    names = {"class_names": ["sad", "glad"], "target_names": ["not sad", "not glad"]}
+    store = RunStore.create(tmp_path / "run", {}, {"decision": names})
+    store.add(explained("a", 1, "flipped", 1), {})
+    assert list(evaluate(store)["directions"]) == ["glad -> not sad"]
+
+
+def test_a_run_in_which_all_failed(store):
+    store.add(Record(id="a", prediction=1, seed=0, status="failed: why"), {})
+    assert evaluate(store) == {
+        "n": 1,
+        "flip_rate": 0.0,
+        "directions": {"glad -> ?": {"n": 1, "flip_rate": 0.0}},
+        "status": {"failed: why": 1},
+    }
 
 
 def test_a_run_that_explained_nothing(store):

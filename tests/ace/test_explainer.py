@@ -15,7 +15,6 @@ import ace.explainer
 from ace import (
     PGD,
     BinaryDecision,
-    CarliniWagner,
     ClassDecision,
     CorrectMistakes,
     CounterfactualExplainer,
@@ -151,7 +150,10 @@ def test_free_slots_are_padded_only_where_bytes_matter(make_explainer, images, d
         seen.add(len(images))
         return brightness(images)
 
-    make_explainer(classifier, deterministic=deterministic).explain(images)
+    explainer = make_explainer(classifier, deterministic=deterministic)
+    explainer.explain(images)  # the first images are also used to check the networks
+    seen.clear()
+    explainer.explain(images)
     assert seen == expected
 
 
@@ -173,8 +175,9 @@ def test_any_order_in_any_batches_gives_the_same_bytes(make_explainer, images, o
 def test_the_stream_of_submit_and_advance_gives_what_explain_gives(make_explainer, images):
     explainer = make_explainer()
     explainer.submit(images[:2], ids=IDS[:2])
+    before = explainer.diffusion_filter.passes.forwards  # of the checks
     assert explainer.advance(drain=False) == []  # a slot is free: nothing is computed yet
-    assert explainer.diffusion_filter.passes.forwards == 0
+    assert explainer.diffusion_filter.passes.forwards == before
     explainer.submit(images[2:], ids=IDS[2:])
     early = explainer.advance(drain=False)
     assert 0 < len(early) < len(images)
@@ -220,9 +223,10 @@ def test_content_names_images(make_explainer, images):
 def test_an_image_given_twice_stays_in_its_place(make_explainer, images):
     twice = images[[0, 1, 0]]
     assert len(set(content_ids(twice))) == 3
-    targets = torch.tensor([0, 1, 1])
+    targets = torch.tensor([1, 1, 0])
     explanations = make_explainer().explain(twice, targets)
-    assert [e.target for e in explanations] == [0, 1, 1]
+    assert [e.target for e in explanations] == [1, 1, None]
+    assert explanations[2].status == "skipped: already decided as the target"
     for image, explanation in zip(twice, explanations, strict=True):
         assert torch.equal(explanation.original, as_saved(image))
 
@@ -275,15 +279,13 @@ def test_outside_the_mask_nothing_changes(make_explainer, images):
 
 
 def test_an_unchanged_image_comes_back(make_explainer, images):
-    # The margin loss is flat once the target leads: an image that is already there has no gradient.
-    explainer = make_explainer(attack=CarliniWagner(iterations=ITERATIONS))
-    decided = (brightness(as_saved(images)) > 0).long()
-    for e in explainer.explain(images, decided):
+    # A step too small to be saved.
+    for e in make_explainer(attack=PGD(iterations=ITERATIONS, step_size=0.01)).explain(images):
         assert torch.equal(e.pre_explanation, e.original)
         assert torch.equal(e.counterfactual, e.original)
         assert not e.mask.any()
         assert (e.l1, e.l2, e.linf, e.changed_area) == (0, 0, 0, 0)
-        assert e.status == "flipped"
+        assert e.status == "not_flipped"
 
 
 def _nan_for_white(images: Tensor) -> Tensor:
@@ -320,9 +322,10 @@ def test_an_image_that_is_not_finite_fails_alone(make_explainer, images, classif
 
 
 def test_an_output_that_is_not_finite_is_no_reason_to_skip(make_explainer, images):
-    white = torch.full_like(images[:1], 0.95)  # NaN is not above 0: it would pass for class 0
-    (explanation,) = make_explainer(_nan_for_white, policy=ToClass(0)).explain(white)
-    assert explanation.status == "failed: the classifier's output is not finite"
+    two = torch.stack([torch.full_like(images[0], 0.95), images[0]])  # NaN is not above 0: it would pass for class 0
+    for targets in (None, torch.tensor([0, 1])):
+        explanation = make_explainer(_nan_for_white, policy=ToClass(0)).explain(two, targets)[0]
+        assert explanation.status == "failed: the classifier's output is not finite"
 
 
 def test_a_result_that_cannot_be_judged_fails_alone(make_explainer, images):
@@ -388,8 +391,14 @@ def test_mistakes_are_corrected_and_the_rest_follows_the_policy(make_explainer, 
 def test_given_targets_override_the_policy(make_explainer, striped):
     explainer = make_explainer(brightest_strip, FIVE, policy=ToClass(0))
     explanations = explainer.explain(striped, torch.tensor([3, 3, 3, 4, 4]))
-    assert [e.target for e in explanations] == [3, 3, 3, 4, 4]
-    assert not any(e.status.startswith("skipped") for e in explanations)
+    assert [e.target for e in explanations] == [3, 3, 3, 4, None]
+    assert [e.status for e in explanations if e.target is None] == ["skipped: already decided as the target"]
+
+
+def test_a_policy_is_not_asked_where_targets_are_given(make_explainer, striped):
+    explainer = make_explainer(brightest_strip, FIVE, policy=CorrectMistakes(ToClass(0)))  # it needs labels
+    explanations = explainer.explain(striped, torch.tensor([1, 0, 0, 0, 0]))
+    assert [e.target for e in explanations] == [1, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("slots", [1, 3, 8])
@@ -447,6 +456,32 @@ def test_one_explainer_takes_other_sizes_later(make_explainer, images):
     large = images[:2].repeat(1, 1, 2, 2)
     for one, other in zip(explainer.explain(large), make_explainer().explain(large), strict=True):
         assert_same(one, other)
+
+
+@pytest.mark.parametrize("stage", ["attack", "refinement"])
+def test_after_an_error_nothing_is_left_of_its_images(make_explainer, images, monkeypatch, stage):
+    explainer = make_explainer()
+    explainer.explain(images[:1])
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    owner, name = {"attack": (explainer.pool, "on_iteration"), "refinement": (Refinement, "refine")}[stage]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, stop)
+        with pytest.raises(KeyboardInterrupt):
+            explainer.explain(images)
+    assert explainer.advance(drain=True) == []
+    large = images[:2].repeat(1, 1, 2, 2)
+    for one, other in zip(explainer.explain(large), make_explainer().explain(large), strict=True):
+        assert_same(one, other)
+
+
+def test_reset_forgets_the_images_under_way(make_explainer, images):
+    explainer = make_explainer(policy=ToClass(1))
+    explainer.submit(images)  # some are skipped at once, the others wait
+    explainer.reset()
+    assert explainer.advance(drain=True) == []
 
 
 def test_no_images_no_explanations(make_explainer, images):

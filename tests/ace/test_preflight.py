@@ -8,6 +8,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 
 from ace import BinaryDecision, ClassDecision, CounterfactualExplainer, DiffusionFilter, Untargeted
+from ace.models.classifiers import ImageClassifier
 from ace.preflight import check_images, check_networks
 
 IDS = list("abcd")
@@ -72,40 +73,43 @@ def test_a_healthy_set_up_passes_in_silence(make_explainer, images, classifier, 
     explainer = make_explainer(classifier, decision, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_networks(explainer, 3, 16)
-        check_networks(explainer, 3, (16, 18))
+        check_networks(explainer, 3, 16, 16)
+        check_networks(explainer, 3, 16, 18)
         check_images(explainer, images, IDS)
 
 
 def test_a_network_in_evaluation_mode_passes(make_explainer):
-    check_networks(make_explainer(network()), 3, 16)
+    check_networks(make_explainer(network()), 3, 16, 16)
 
 
 @pytest.mark.parametrize(
-    ("channels", "size", "message"),
+    ("channels", "height", "width", "message"),
     [
-        (1, 16, "the images have 1 channels, the diffusion model takes 3: convert the images"),
-        (3, 15, "images of 15x15: both sides must be multiples of 2; resize them .it was made for 16"),
-        (3, (16, 17), "images of 16x17"),
+        (1, 16, 16, "the images have 1 channels, the diffusion model takes 3: convert the images"),
+        (3, 15, 15, "images of 15x15: both sides must be multiples of 2; resize them .it was made for 16"),
+        (3, 16, 17, "images of 16x17"),
     ],
 )
-def test_images_that_the_unet_cannot_take(make_explainer, channels, size, message):
+def test_images_that_the_unet_cannot_take(make_explainer, channels, height, width, message):
     with pytest.raises(ValueError, match=message):
-        check_networks(make_explainer(brightness), channels, size)
+        check_networks(make_explainer(brightness), channels, height, width)
 
 
 def test_a_classifier_in_training_mode(make_explainer):
     with pytest.raises(ValueError, match=r"training mode.*call classifier.eval\(\)"):
-        check_networks(make_explainer(network().train()), 3, 16)
+        check_networks(make_explainer(network().train()), 3, 16, 16)
     one_part = network()
     one_part[1].train()
     with pytest.raises(ValueError, match="training mode"):
-        check_networks(make_explainer(one_part), 3, 16)
+        check_networks(make_explainer(one_part), 3, 16, 16)
 
 
 def test_a_classifier_that_refuses_the_images(make_explainer):
     with pytest.raises(ValueError, match="the classifier cannot take images of 3x32x32: mat1 and mat2"):
-        check_networks(make_explainer(network()), 3, 32)
+        check_networks(make_explainer(network()), 3, 32, 32)
+    grey = ImageClassifier("squeezenet1_1", ["a", "b"], "multiclass", mean=(0.5,), std=(0.5,)).eval()
+    with pytest.raises(ValueError, match=r"cannot take images of 3x16x16: the images have 3 channels, .* takes 1"):
+        check_networks(make_explainer(grey, ClassDecision(["a", "b"])), 3, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +119,7 @@ def test_a_classifier_that_refuses_the_images(make_explainer):
 def test_outputs_that_do_not_fit_the_decision(make_explainer, outputs, decision, message):
     options = {"policy": Untargeted()} if len(decision.class_names) > 2 else {}
     with pytest.raises(ValueError, match=message):
-        check_networks(make_explainer(network(outputs), decision, **options), 3, 16)
+        check_networks(make_explainer(network(outputs), decision, **options), 3, 16, 16)
 
 
 def test_outputs_that_are_nowhere_finite(make_explainer, images):
@@ -178,3 +182,25 @@ def test_only_eight_images_are_tried(make_explainer, images):
 
     check_images(make_explainer(classifier), images.repeat(3, 1, 1, 1), [str(number) for number in range(12)])
     assert set(seen) == {8}
+
+
+def test_an_explainer_refuses_the_first_images_where_a_check_fails(make_explainer, images):
+    explainer = make_explainer(network().train())
+    for _ in range(2):
+        with pytest.raises(ValueError, match="training mode"):
+            explainer.submit(images)
+    with pytest.raises(ValueError, match="no gradient of the classifier"):
+        make_explainer(lambda images: brightness(images).detach()).explain(images)
+
+
+def test_an_explainer_checks_once_with_no_more_images_than_slots(make_explainer, images, monkeypatch):
+    networks, tried = [], []
+    monkeypatch.setattr("ace.explainer.check_networks", lambda _, *shape: networks.append(shape))
+    monkeypatch.setattr("ace.explainer.check_images", lambda _, images, ids: tried.append((len(images), ids)))
+    explainer = make_explainer(brightness, slots=2)
+    explainer.submit(images[:0], ids=[])
+    assert tried == []
+    explainer.submit(images, ids=IDS)
+    explainer.submit(images[:1], ids=["e"])
+    assert networks == [(3, 16, 16)]
+    assert tried == [(2, ["a", "b"])]

@@ -5,9 +5,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import ace.run_store
+from ace.explanation import Explanation
 from ace.images import load_png
 from ace.run_store import Record, RunStore, flatten
 
@@ -228,6 +230,32 @@ def test_classes_are_named_by_the_settings_or_by_number(tmp_path):
         "?",
     ]
     assert make(tmp_path / "bare", decision=None).class_name(0) == "0"
+
+
+def test_targets_have_names_of_their_own_or_those_of_the_classes(tmp_path):
+    store = make(tmp_path / "plain")
+    assert [store.target_name(index) for index in (1, 2, None)] == ["smiling", "2", "?"]
+    names = {"class_names": ["a", "b"], "target_names": ["not a", "not b"]}
+    store = make(tmp_path / "untargeted", decision=names)
+    assert [store.target_name(index) for index in (1, 2, None)] == ["not b", "2", "?"]
+    assert store.class_name(1) == "b"
+    assert store.direction(flipped("x", prediction=1, target=1)) == "b -> not b"
+    assert store.direction(Record(id="y", seed=0, status="skipped: why", prediction=0)) == "a -> ?"
+
+
+@pytest.mark.parametrize(
+    ("status", "explained", "attempted"),
+    [
+        ("flipped", True, True),
+        ("not_flipped", True, True),
+        ("failed: why", False, True),
+        ("skipped: why", False, False),
+    ],
+)
+def test_a_status_says_whether_an_image_was_explained_and_attempted(status, explained, attempted):
+    record = Record(id="a", seed=0, status=status, flipped=status == "flipped")
+    assert (record.explained, record.attempted) == (explained, attempted)
+    assert Explanation("a", torch.zeros(3, 2, 2), status).attempted is attempted
 
 
 def test_flatten_gives_dotted_keys():

@@ -168,6 +168,28 @@ def test_the_pool_works_without_a_filter():
     assert (one.pre_explanation - one.image).abs().max().item() == pytest.approx(2 / 255, abs=1e-6)
 
 
+def test_a_cleared_pool_is_empty_and_takes_images_of_another_size(make_pool):
+    pool = make_pool(slots=2)
+    for name in "abc":
+        pool.add(query(name))
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    pool.on_iteration = stop
+    with pytest.raises(KeyboardInterrupt):
+        pool.run(drain=True)
+    pool.on_iteration = lambda: None
+    pool.clear()
+    assert pool.progress == 0
+    assert pool.run(drain=True) == []
+    pool.add(query("b", size=12))
+    (one,) = pool.run(drain=True)
+    fresh = make_pool()
+    fresh.add(query("b", size=12))
+    assert torch.equal(one.pre_explanation, fresh.run(drain=True)[0].pre_explanation)
+
+
 def test_an_empty_pool_takes_images_of_another_size(make_pool):
     pool = make_pool()
     pool.add(query("a", size=8))

@@ -85,13 +85,19 @@ def test_the_callback_writes_what_is_finished_and_logs_the_progress(store):
     logger = MetricLogger()
     trainer = SimpleNamespace(loggers=[logger])
     writer = CounterfactualWriter(store, seed=7)
-    batches = [[explained("a", True), explained("b", False)], [], [explained("c", True)]]
+    skipped, failed = (Explanation(name, picture(10), f"{name}: why") for name in ("skipped", "failed"))
+    batches = [[skipped], [explained("a", True), failed], [], [explained("b", False), explained("c", True)]]
     for index, outputs in enumerate(batches):
         writer.on_predict_batch_end(trainer, None, outputs, None, index)
         assert len(store.records()) == sum(map(len, batches[: index + 1])), "a record must not wait"
-    assert [record.flipped for record in store.records()] == [True, False, True]
+    assert {record.id: record.flipped for record in store.records() if record.explained} == {
+        "a": True,
+        "b": False,
+        "c": True,
+    }
     assert {record.seed for record in store.records()} == {7}
     assert logger.logged == [
-        ({"progress/images": 2, "progress/flip_rate": 0.5}, 2),
-        ({"progress/images": 3, "progress/flip_rate": 2 / 3}, 3),
+        ({"progress/images": 1}, 1),
+        ({"progress/images": 3, "progress/flip_rate": 1 / 2}, 3),
+        ({"progress/images": 5, "progress/flip_rate": 2 / 4}, 5),
     ]

@@ -42,7 +42,7 @@ class PictureLogger:
 def test_a_grid_of_samples_is_written_and_logged(count, columns, rows, module, make_trainer, tmp_path):
     logger = PictureLogger()
     trainer = make_trainer(loggers=[logger, object()])
-    SampleGrid(count=count, inference_steps=3).on_validation_end(trainer, module)
+    SampleGrid(count=count, inference_steps=3).on_validation_batch_start(trainer, module, None, 0)
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["step-0000012.png"]
     grid = load_png(tmp_path / "samples" / "step-0000012.png")
     assert grid.shape == (rows * 18 + 2, columns * 18 + 2, 3)
@@ -76,5 +76,19 @@ def test_the_samples_start_from_the_same_noise_every_time(module):
     ],
 )
 def test_other_ranks_sanity_checks_and_epochs_between_draw_nothing(settings, module, make_trainer, tmp_path):
-    SampleGrid(every_n_epochs=3).on_validation_end(make_trainer(**settings), module)
+    SampleGrid(every_n_epochs=3).on_validation_batch_start(make_trainer(**settings), module, None, 0)
     assert not (tmp_path / "samples").exists()
+
+
+@pytest.mark.parametrize("indices", [(1, 0), (0, 1)])
+def test_only_the_first_batch_draws(indices, module, make_trainer, tmp_path):
+    grid = SampleGrid(count=1, inference_steps=1)
+    grid.on_validation_batch_start(make_trainer(), module, None, *indices)
+    assert not (tmp_path / "samples").exists()
+    grid.on_validation_batch_start(make_trainer(), module, None, 0)
+    assert (tmp_path / "samples").exists()
+
+
+def test_a_pause_of_no_epochs_is_refused():
+    with pytest.raises(ValueError, match="every_n_epochs must be at least 1, got 0"):
+        SampleGrid(every_n_epochs=0)

@@ -104,8 +104,7 @@ def test_a_run_is_shown_in_wandb(make_store, tmp_path, monkeypatch):
     assert logged["metrics/n"] == 3
     assert logged["metrics/flip_rate"] == pytest.approx(2 / 3)
     assert logged["metrics/mean_l1"] == pytest.approx(0.02)
-    assert logged["metrics/directions.yes -> no.n"] == 1
-    assert logged["metrics/status.skipped: already so"] == 1
+    assert not [key for key in logged if "directions" in key or "status" in key]
     assert logged["counterfactuals.nrows"] == 3
 
 
@@ -144,15 +143,16 @@ def test_other_loggers_get_the_metrics(make_store, tmp_path):
     store = make_store(2)
     logger = CSVLogger(tmp_path / "csv")
     log_run([logger], store, evaluate(store))
-    logger.save()
     [file] = (tmp_path / "csv").rglob("metrics.csv")
     header, values = file.read_text().splitlines()
     logged = dict(zip(header.split(","), values.split(","), strict=True))
     assert float(logged["metrics/flip_rate"]) == 0.5
+    scalars = evaluate(store).keys() - {"directions", "status"}
+    assert logged.keys() - {"step"} == {f"metrics/{name}" for name in scalars}
 
 
 def test_a_run_without_explanations_logs_its_metrics_alone(make_store):
     store, recorder = make_store(0), Recorder()
     log_run([recorder], store, evaluate(store))
-    assert recorder.metrics == [{"metrics/n": 0, "metrics/status.skipped: already so": 1}]
+    assert recorder.metrics == [{"metrics/n": 0}]
     assert recorder.pictures == recorder.tables == []

@@ -1,10 +1,12 @@
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import datasets
 
 from datamodules.image_folder import ImageFolderDataModule, image_id
 
@@ -51,19 +53,45 @@ def test_names_that_differ_only_in_what_is_replaced_keep_different_ids():
     assert image_id(Path("a/b c.png")) != image_id(Path("a/b_c.png"))
 
 
-def test_a_missing_split_is_named(root):
-    for file in (root / "val").rglob("*.png"):
+def test_a_missing_split_is_named_when_it_is_asked_for(root):
+    shutil.rmtree(root / "train")
+    shutil.rmtree(root / "val")
+    data = ImageFolderDataModule(str(root))
+    assert data.class_names == ["dark", "light"]
+    assert len(data.dataset("test")) == len(data.predict_ids()) == 6
+    for split in ("train", "val"):
+        with pytest.raises(FileNotFoundError, match=f"{split}': the {split} split is missing"):
+            data.dataset(split)
+
+
+def test_a_folder_without_splits_is_refused(tmp_path):
+    (tmp_path / "cats").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no folder train, val or test in .*give the root"):
+        ImageFolderDataModule(str(tmp_path))
+
+
+def test_a_class_without_images_is_named_when_its_split_is_asked_for(root):
+    for file in (root / "train" / "dark").iterdir():
         file.unlink()
-    for folder in (root / "val" / "dark", root / "val" / "light", root / "val"):
-        folder.rmdir()
-    with pytest.raises(FileNotFoundError, match=r"val.*train, val and test"):
-        ImageFolderDataModule(str(root))
+    data = ImageFolderDataModule(str(root))
+    assert len(data.dataset("test")) == 6
+    with pytest.raises(ValueError, match=r"train: .* classes dark"):
+        data.dataset("train")
 
 
-def test_a_class_without_images_is_named(root):
-    (root / "train" / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty"):
-        ImageFolderDataModule(str(root))
+def test_a_split_is_read_once_and_only_if_it_is_asked_for(root, monkeypatch):
+    read = []
+
+    class Counted(datasets.ImageFolder):
+        def __init__(self, folder, **options):
+            read.append(Path(folder).name)
+            super().__init__(folder, **options)
+
+    monkeypatch.setattr("datamodules.image_folder.datasets.ImageFolder", Counted)
+    data = ImageFolderDataModule(str(root), image_size=16)
+    assert read == []
+    assert data.dataset("val") is data.dataset("val")
+    assert read == ["val"]
 
 
 def test_splits_must_have_the_same_classes(root):

@@ -107,5 +107,5 @@ def test_the_exported_folder_gives_the_same_logits(dtype, tolerance, tmp_path):
     images = torch.stack([sample["image"] for sample in samples("multilabel", 4)])
     with torch.no_grad():
         torch.testing.assert_close(loaded(images), model(images), rtol=tolerance, atol=tolerance)
-    assert loaded.class_names == NAMES["multilabel"]
+    assert (loaded.class_names, loaded.task) == (NAMES["multilabel"], "multilabel")
     assert {path.name for path in (tmp_path / "new" / "classifier").iterdir()} == {"config.json", "model.safetensors"}

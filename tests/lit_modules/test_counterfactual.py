@@ -1,42 +1,55 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
 from ace.attacks import PGD
-from ace.decision import AttributeDecision, BinaryDecision, ClassDecision
+from ace.decision import AttributeDecision, ClassDecision
 from datamodules.avatars import AvatarsDataset
 from lit_modules.counterfactual import LitCounterfactual, decision_for
 
 NAMES = ["smiling", "glasses", "hat"]
+ATTRIBUTES = SimpleNamespace(class_names=NAMES, task="multilabel")
+CLASSES = SimpleNamespace(class_names=NAMES, task="multiclass")
 
 
 @pytest.mark.parametrize("query", ["glasses", 1])
 def test_a_query_is_an_attribute_by_name_or_index(query):
-    decision = decision_for(NAMES, query)
+    decision = decision_for(ATTRIBUTES, query)
     assert isinstance(decision, AttributeDecision)
     assert decision.query == 1
     assert decision.class_names == ["not glasses", "glasses"]
 
 
-@pytest.mark.parametrize("query", ["beard", "Smiling", "1", "", 3, -1])
+@pytest.mark.parametrize("query", [None, "beard", "Smiling", "1", "", 3, -1])
 def test_an_unknown_query_is_refused_with_the_names(query):
     with pytest.raises(ValueError, match="0: smiling, 1: glasses, 2: hat") as error:
-        decision_for(NAMES, query)
-    assert repr(query) in str(error.value)
+        decision_for(ATTRIBUTES, query)
+    assert f"unknown query {query!r}" in str(error.value)
 
 
-def test_without_a_query_the_decision_is_between_the_classes():
-    decision = decision_for(NAMES, None)
+def test_the_only_attribute_has_to_be_named_too():
+    one = SimpleNamespace(class_names=["smiling"], task="multilabel")
+    with pytest.raises(ValueError, match=r"unknown query None: choose one of .*0: smiling"):
+        decision_for(one, None)
+    assert decision_for(one, "smiling").class_names == ["not smiling", "smiling"]
+
+
+def test_a_classifier_of_classes_decides_between_them():
+    decision = decision_for(CLASSES, None)
     assert isinstance(decision, ClassDecision)
     assert decision.class_names == NAMES
 
 
-def test_without_a_query_one_logit_is_a_binary_decision():
-    decision = decision_for(["smiling"], None)
-    assert isinstance(decision, BinaryDecision)
-    assert not isinstance(decision, AttributeDecision)
-    assert decision.class_names == ["not smiling", "smiling"]
+@pytest.mark.parametrize("query", ["glasses", 0, "beard"])
+def test_a_query_to_a_classifier_of_classes_is_refused(query):
+    with pytest.raises(
+        ValueError, match=r"between classes \(0: smiling, 1: glasses, 2: hat\): leave query out"
+    ) as error:
+        decision_for(CLASSES, query)
+    assert f"query {query!r}" in str(error.value)
 
 
 @pytest.fixture
@@ -76,9 +89,7 @@ def test_the_networks_are_frozen_and_in_evaluation_mode(module):
     assert not any(part.training for part in (*module.classifier.modules(), *module.diffusion_filter.unet.modules()))
 
 
-@pytest.mark.parametrize(("kind", "words"), [((1, 64), "1 channels.*takes 3"), ((3, 63), "63x63.*multiples of 2")])
-def test_check_refuses_images_that_the_networks_do_not_take(kind, words, module):
-    module.check(3, 64)
-    module.check(3, (64, 32))
-    with pytest.raises(ValueError, match=words):
-        module.check(*kind)
+def test_images_that_the_networks_do_not_take_are_refused_by_the_first_batch(module, tmp_path):
+    sample = {"image": torch.full((3, 63, 63), 0.5), "label": torch.zeros(14), "id": "a"}
+    with pytest.raises(ValueError, match=r"63x63.*multiples of 2"):
+        trainer(tmp_path, inference_mode=False).predict(module, DataLoader([sample]))

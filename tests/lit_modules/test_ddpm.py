@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from ace.models.unet import load_diffusion
-from callbacks import ExportModel
+from callbacks import ExportModel, SampleGrid
 from lit_modules import LitDDPM
 
 SIZE = 16
@@ -45,7 +45,7 @@ def test_the_loss_equals_a_computation_by_hand(kind, module):
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, SIZE, SIZE, generator=generator)
     noise = torch.randn(images.shape, generator=generator)
-    losses = model.loss(images, noise, torch.tensor([10, 700]))
+    losses = model.loss(model.unet, images, noise, torch.tensor([10, 700]))
 
     alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
     for row, step in enumerate([10, 700]):
@@ -60,9 +60,15 @@ def test_the_loss_equals_a_computation_by_hand(kind, module):
 
 
 def test_another_prediction_type_is_refused(module):
-    images = torch.zeros(1, 3, SIZE, SIZE)
-    with pytest.raises(ValueError, match="'edm' cannot be trained: choose epsilon, sample or v_prediction"):
-        module("edm").loss(images, images, torch.tensor([0]))
+    with pytest.raises(ValueError, match=r"'edm' cannot be trained: .*epsilon, sample"):
+        module("edm")
+
+
+def test_a_unet_with_other_output_than_input_channels_is_refused(make_unet):
+    unet = make_unet(SIZE)
+    unet.register_to_config(out_channels=6)
+    with pytest.raises(ValueError, match="maps 3 channels to 6"):
+        LitDDPM(unet, DDPMScheduler())
 
 
 def test_the_validation_loss_does_not_depend_on_the_run_or_on_the_batches(module, make_trainer):
@@ -133,6 +139,25 @@ def test_the_averaged_weights_are_exported(averaging_first, module, make_trainer
     torch.testing.assert_close(exported[name], weights.average[name], rtol=1e-4, atol=1e-6)
     assert not torch.allclose(exported[name], weights.raw[name], rtol=1e-4, atol=1e-6)
     assert {"train/loss", "val/loss"} <= set(trainer.callback_metrics)
+
+
+class Sampling(SampleGrid):
+    """Keeps the weights that it would sample with."""
+
+    def sample(self, pl_module):
+        self.weights = {name: weight.detach().clone() for name, weight in pl_module.unet.named_parameters()}
+        return torch.zeros(1, 3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("averaging_first", [True, False])
+def test_the_averaged_weights_are_sampled(averaging_first, module, make_trainer):
+    weights, sampling = Weights(decay=0.5), Sampling(count=1)
+    pair = [EMAWeightAveraging(decay=0.5), sampling]
+    callbacks = [weights, *(pair if averaging_first else reversed(pair))]
+    make_trainer(max_epochs=2, callbacks=callbacks).fit(module(lr=1e-2, warmup_steps=0), loader(2), loader(2))
+    name = "conv_in.weight"
+    torch.testing.assert_close(sampling.weights[name], weights.average[name], rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(sampling.weights[name], weights.raw[name], rtol=1e-4, atol=1e-6)
 
 
 def test_training_lowers_the_validation_loss(module, make_trainer):

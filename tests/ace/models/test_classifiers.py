@@ -19,9 +19,10 @@ OPTIONS = {"stages_repeats": [1, 1, 1], "stages_out_channels": [4, 8, 8, 8, 16]}
 @pytest.fixture(scope="module")
 def classifier() -> ImageClassifier:
     """Two attributes, with batch statistics that are not those of a new network."""
+    normalisation = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4)}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        classifier = ImageClassifier(TINY, ["smiling", "hat"], "multilabel", OPTIONS, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+        classifier = ImageClassifier(TINY, ["smiling", "hat"], "multilabel", OPTIONS, **normalisation)
         classifier.train()(torch.rand(8, 3, 32, 32))
     return classifier.eval()
 
@@ -42,6 +43,7 @@ def test_a_saved_classifier_comes_back_exactly(classifier, folder, images):
     loaded = ImageClassifier.from_pretrained(folder)
     assert torch.equal(loaded(images), classifier(images))
     assert (loaded.architecture, loaded.class_names, loaded.options) == (TINY, ["smiling", "hat"], OPTIONS)
+    assert loaded.task == "multilabel"
     assert torch.equal(loaded.mean, classifier.mean)
     assert torch.equal(loaded.std, classifier.std)
     for name, value in classifier.network.state_dict().items():
@@ -80,6 +82,24 @@ def test_a_normalisation_that_cannot_be_is_refused(mean, std):
         ImageClassifier(TINY, ["a"], "multilabel", OPTIONS, mean, std)
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_of_other_channels_are_refused(classifier, channels):
+    with pytest.raises(ValueError, match=f"the images have {channels} channels, the classifier takes 3"):
+        classifier(torch.rand(2, channels, 32, 32))
+
+
+def test_the_configuration_is_written_last(classifier, tmp_path, monkeypatch):
+    """A folder with a configuration is whole, and a file that cannot be written leaves none."""
+
+    def disk_full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("ace.models.classifiers.save_file", disk_full)
+    with pytest.raises(OSError, match="disk full"):
+        classifier.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_networks_by_name_and_by_import_path():
     by_name = build_network("squeezenet1_1", 3, dropout=0.25)
     assert isinstance(by_name, SqueezeNet)
@@ -94,6 +114,7 @@ def test_networks_by_name_and_by_import_path():
     ("architecture", "message"),
     [
         ("resnet_18", "unknown architecture 'resnet_18'.*import path of an nn.Module class"),
+        ("fcn_resnet50", "unknown architecture 'fcn_resnet50'"),  # torchvision's, but no classifier
         ("no_such_package.Net", "cannot import architecture 'no_such_package.Net'"),
         ("torchvision.models.NoSuchNet", "cannot import architecture"),
         ("torchvision.models.resnet18", "is not an nn.Module class"),  # a function
@@ -158,11 +179,12 @@ def test_a_truncated_file_is_damaged(folder, name, share):
         {"options": {**OPTIONS, "stages_out_channels": [4, 8, 8, 8, 32]}},
         {"surprise": 1},
         {"mean": [0.5]},
+        {"task": None},
     ],
 )
 def test_files_that_do_not_belong_together_are_refused(folder, change):
-    config = json.loads((folder / CONFIG_NAME).read_text())
-    (folder / CONFIG_NAME).write_text(json.dumps({**config, **change}))
+    config = {**json.loads((folder / CONFIG_NAME).read_text()), **change}
+    (folder / CONFIG_NAME).write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
     with pytest.raises(ValueError, match="belongs to another architecture"):
         ImageClassifier.from_pretrained(folder)
 
@@ -175,9 +197,11 @@ def test_the_class_of_a_network_of_ones_own(tmp_path, monkeypatch):
         "        super().__init__(nn.Flatten(), nn.Linear(width, num_classes))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    classifier = ImageClassifier("own_networks.Net", ["a", "b", "c"], "multiclass", {"width": 12}, mean=(0.5,), std=(0.5,))
+    names = ["a", "b", "c"]
+    classifier = ImageClassifier("own_networks.Net", names, "multiclass", {"width": 4}, mean=(0.5,), std=(0.5,))
     classifier.save_pretrained(tmp_path / "saved")
     loaded = ImageClassifier.from_pretrained(tmp_path / "saved")
     assert isinstance(loaded.network, nn.Sequential)
-    image = torch.full((1, 3, 2, 2), 0.25)
+    assert loaded.task == "multiclass"
+    image = torch.full((1, 1, 2, 2), 0.25)
     assert torch.equal(loaded(image), classifier(image))

@@ -43,7 +43,7 @@ def flip_a_bit(folder):
         lambda folder: (folder / "config.json").rename(folder / "config.yaml"),
         lambda folder: (folder / "config.json").rename(folder / "unet" / "config.json"),
         lambda folder: (folder / "config.json").unlink(),
-        lambda folder: (folder / "empty").touch(),
+        lambda folder: (folder / "empty.json").touch(),
         lambda folder: (folder / "unet" / "model.safetensors").write_bytes(b""),
     ],
 )
@@ -53,14 +53,22 @@ def test_every_change_changes_the_hash(folder, change):
     assert folder_hash(folder) != before
 
 
+@pytest.mark.parametrize("name", ["README.md", ".gitattributes", "unet/model.bin", "unet/.DS_Store", "samples/0.png"])
+def test_files_beside_the_model_do_not_matter(folder, name):
+    before = folder_hash(folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("hello")
+    assert folder_hash(folder) == before
+
+
 def test_content_cannot_move_between_files(tmp_path):
-    cases = [{"1": b"ab", "2": b"c"}, {"1": b"a", "2": b"bc"}, {"1": b"abc", "2": b""}, {"1": b"ab2\0c"}]
+    cases = [{"1": b"ab", "2": b"c"}, {"1": b"a", "2": b"bc"}, {"1": b"abc", "2": b""}, {"1": b"ab2.json\0c"}]
     hashes = set()
     for number, files in enumerate(cases):
         folder = tmp_path / str(number)
         folder.mkdir()
         for name, content in files.items():
-            (folder / name).write_bytes(content)
+            (folder / f"{name}.json").write_bytes(content)
         hashes.add(folder_hash(folder))
     assert len(hashes) == len(cases)
 

@@ -122,3 +122,22 @@ def test_write_gallery_draws_explained_images_spread_over_the_run(tmp_path):
     assert (sheet == RED).all(-1).sum() == 2 * 3 * CELL**2
     with pytest.raises(ValueError, match=r"max_images.*0"):
         write_gallery(store, max_images=0)
+
+
+def test_the_sheet_tells_the_flip_rate_of_those_attempted_and_names_what_was_asked(tmp_path, monkeypatch):
+    names = {"class_names": ["cat", "dog"], "target_names": ["not cat", "not dog"]}
+    store = RunStore.create(tmp_path, {}, {"decision": names})
+    pictures = dict.fromkeys(("original", "pre_explanation", "counterfactual"), plain(RED))
+    for index in range(3):
+        store.add(record(f"a{index}", success=index > 0), pictures)
+    store.add(Record(id="b", seed=0, status="failed: why"), {})
+    store.add(Record(id="c", seed=0, status="skipped: why"), {})
+    drawn = []
+
+    def draw(examples, title):
+        drawn.append(([(example.prediction, example.target) for example in examples], title))
+        return gallery_image(examples, title)
+
+    monkeypatch.setattr("ace.report.gallery.gallery_image", draw)
+    write_gallery(store)
+    assert drawn == [([("cat", "not dog")] * 3, "Counterfactual explanations: 2 of 4 flipped")]

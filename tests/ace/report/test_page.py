@@ -107,6 +107,16 @@ def test_names_and_reasons_are_escaped(store):
     assert ("p", "failed: <script>alert(1)</script>") in page.text
 
 
+def test_a_target_is_named_by_what_was_asked(tmp_path):
+    names = {"class_names": ["cat", "dog"], "target_names": ["not cat", "not dog"]}
+    store = RunStore.create(tmp_path, {}, {"decision": names})
+    store.add(Record(id="a", seed=0, prediction=1, target=1, status="not_flipped"), {})
+    store.add(Record(id="b", seed=0, prediction=0, status="skipped: why"), {})
+    page = read(store)
+    assert page.cards()["a"]["data-direction"] == "dog → not dog"
+    assert ("dd", "0 of 1 attempted (0.0%)") in page.text
+
+
 def test_filters_offer_what_the_cards_hold_and_every_control_has_a_label(store):
     page = read(store)
     options = {text for tag, text in page.text if tag == "option"}

@@ -1,0 +1,119 @@
+"""The training loss, by hand and against its definitions."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from torch import nn
+from torch.distributions import Normal, kl_divergence
+
+from ace.diffusion_loss import DiffusionLoss, discretised_log_likelihood, normal_kl
+
+
+class Constant(nn.Module):
+    """A UNet whose output is given."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.output = nn.Parameter(output)
+
+    def forward(self, x, timesteps):
+        return SimpleNamespace(sample=self.output)
+
+
+@pytest.fixture
+def case():
+    stream = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, 4, 4), generator=stream) / 255
+    noise = torch.randn(4, 3, 4, 4, generator=stream)
+    return images, noise, torch.tensor([0, 1, 400, 999])
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_the_loss_is_the_squared_distance_to_what_diffusers_defines(prediction_type, case):
+    images, noise, timesteps = case
+    scheduler = DDPMScheduler(prediction_type=prediction_type)
+    clean = images * 2 - 1
+    goal = {"epsilon": noise, "sample": clean, "v_prediction": scheduler.get_velocity(clean, noise, timesteps)}
+    output = goal[prediction_type] + torch.tensor([0.0, 1.0, 2.0, 3.0])[:, None, None, None]
+    loss = DiffusionLoss(scheduler)(Constant(output), *case)
+    torch.testing.assert_close(loss, torch.tensor([0.0, 1.0, 4.0, 9.0]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_min_snr_weights_are_one_loss_on_x0_cut_off(prediction_type, case):
+    """Whatever is predicted, the weighted loss is min(SNR, gamma) times the squared error of x_0."""
+    images, noise, timesteps = case
+    scheduler = DDPMScheduler(prediction_type=prediction_type)
+    loss = DiffusionLoss(scheduler, "min_snr", gamma=5.0)
+    x = scheduler.add_noise(images * 2 - 1, noise, timesteps)
+    output = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    error = (loss._pred_x0(x, output, timesteps) - (images * 2 - 1)).square().mean((1, 2, 3))
+    alpha_bar = scheduler.alphas_cumprod[timesteps]
+    expected = (alpha_bar / (1 - alpha_bar)).clamp(max=5.0) * error
+    torch.testing.assert_close(loss(Constant(output), *case), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_bound_trains_the_variance_and_the_simple_loss_the_mean(case):
+    images, noise, timesteps = case
+    unet = Constant(torch.cat([noise + 1, torch.zeros_like(noise)], dim=1))
+    scheduler = DDPMScheduler(variance_type="learned_range")
+    loss = DiffusionLoss(scheduler)(unet, *case)
+    (gradient,) = torch.autograd.grad(loss.sum(), unet.output)
+    torch.testing.assert_close(gradient[:, :3], torch.full_like(noise, 2 / noise[0].numel()))
+    assert (gradient[:, 3:].abs().amax((1, 2, 3)) > 0).all()
+
+
+def test_the_bound_is_the_divergence_of_the_posteriors(case):
+    images, noise, timesteps = case
+    perfect = Constant(
+        torch.cat([noise, -torch.ones_like(noise)], dim=1)
+    )  # true mean, smallest variance: the posterior
+    scheduler = DDPMScheduler(variance_type="learned_range")
+    loss = DiffusionLoss(scheduler)(perfect, *case)
+    torch.testing.assert_close(loss[1:], torch.zeros(3), atol=1e-3, rtol=0)
+    wide = Constant(torch.cat([noise, torch.ones_like(noise)], dim=1))
+    alpha_bar = scheduler.alphas_cumprod.double()
+    beta = scheduler.betas[400].double()
+    variance = beta * (1 - alpha_bar[399]) / (1 - alpha_bar[400])
+    divergence = kl_divergence(Normal(0.0, variance.sqrt()), Normal(0.0, beta.sqrt())) / math.log(2)
+    torch.testing.assert_close(
+        DiffusionLoss(scheduler)(wide, *case)[2].double(), 0.001 * 1000 * divergence, rtol=1e-3, atol=1e-6
+    )
+
+
+def test_divergence_equals_torch():
+    stream = torch.Generator().manual_seed(0)
+    mean, other = torch.randn(2, 50, generator=stream)
+    log_variance, other_log_variance = torch.randn(2, 50, generator=stream)
+    expected = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(other, (other_log_variance / 2).exp()))
+    torch.testing.assert_close(normal_kl(mean, log_variance, other, other_log_variance), expected)
+
+
+def test_probabilities_of_all_levels_sum_to_one():
+    levels = torch.linspace(-1, 1, 256)
+    for mean, std in [(0.0, 0.01), (0.9, 0.3), (-1.0, 0.05)]:
+        log = discretised_log_likelihood(levels, torch.full((256,), mean), torch.full((256,), math.log(std)))
+        assert log.exp().sum().item() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "options", "message"),
+    [
+        ({"prediction_type": "flow"}, {}, "flow.*epsilon, sample, v_prediction"),
+        ({"variance_type": "learned"}, {}, "learned_range"),
+        ({}, {"weighting": "p2"}, "p2.*min_snr"),
+        ({}, {"gamma": 0.0}, "gamma must be positive, got 0"),
+    ],
+)
+def test_bad_settings_are_named(scheduler, options, message):
+    with pytest.raises(ValueError, match=message):
+        DiffusionLoss(DDPMScheduler(**scheduler), **options)
+
+
+def test_channels_must_fit_the_variance(make_unet):
+    with pytest.raises(ValueError, match="3 channels to 3, this variance type needs 6"):
+        DiffusionLoss(DDPMScheduler(variance_type="learned_range")).check(make_unet(size=16))
+    DiffusionLoss(DDPMScheduler()).check(make_unet(size=16))

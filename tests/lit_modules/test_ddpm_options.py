@@ -1,0 +1,102 @@
+"""Fine-tuning, frozen parts, learned variance and the losses by timestep of `LitDDPM`."""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from lightning import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
+
+from ace.diffusion_filter import DiffusionFilter
+from ace.models.unet import load_diffusion
+from lit_modules.ddpm import LitDDPM
+
+SIZE = 16
+
+
+class Faces(torch.utils.data.Dataset):
+    """Sixteen blurred images."""
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        image = torch.rand(3, 2, 2, generator=torch.Generator().manual_seed(index))
+        image = torch.nn.functional.interpolate(image[None], size=SIZE, mode="bilinear")[0]
+        return {"image": image, "label": 0, "id": f"face-{index}"}
+
+
+def fit(module, steps, folder, **options):
+    trainer = Trainer(
+        accelerator="cpu", max_steps=steps, logger=CSVLogger(folder, flush_logs_every_n_steps=1),
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        log_every_n_steps=1, default_root_dir=folder, **options,
+    )  # fmt: skip
+    loader = DataLoader(Faces(), batch_size=8)
+    trainer.fit(module, loader, loader)
+    return trainer
+
+
+def learned_variance_unet():
+    torch.manual_seed(0)
+    return UNet2DModel(
+        sample_size=SIZE, out_channels=6, block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+    )  # fmt: skip
+
+
+def test_fine_tuning_starts_from_the_weights_and_schedule_of_the_folder(make_ddpm_folder):
+    folder = make_ddpm_folder(size=SIZE)
+    module = LitDDPM(pretrained=str(folder))
+    unet, scheduler = load_diffusion(folder)
+    assert dict(module.scheduler.config) == dict(scheduler.config)
+    for name, weight in unet.state_dict().items():
+        assert torch.equal(module.unet.state_dict()[name], weight), name
+    assert module.unet.training
+    assert all(parameter.requires_grad for parameter in module.unet.parameters())
+
+
+def test_frozen_parts_keep_their_weights_and_the_others_learn(make_ddpm_folder, tmp_path):
+    module = LitDDPM(pretrained=str(make_ddpm_folder(size=SIZE)), freeze=["down_blocks", "time_embedding"], lr=1e-3)
+    before = {name: weight.clone() for name, weight in module.unet.state_dict().items()}
+    fit(module, 2, tmp_path)
+    changed = {name for name, weight in module.unet.state_dict().items() if not torch.equal(weight, before[name])}
+    assert changed
+    assert not [name for name in changed if name.startswith(("down_blocks", "time_embedding"))]
+    assert any(name.startswith("up_blocks") for name in changed)
+
+
+def test_a_frozen_part_that_does_not_exist_is_named(make_unet):
+    with pytest.raises(ValueError, match=r"no part 'encoder', its parts are conv_in.*down_blocks"):
+        LitDDPM(make_unet(size=SIZE), DDPMScheduler(), freeze=["encoder"])
+
+
+def test_neither_a_network_nor_a_pretrained_model_is_refused(make_unet):
+    with pytest.raises(ValueError, match=r"unet and scheduler.*or pretrained"):
+        LitDDPM(unet=make_unet(size=SIZE))
+
+
+def test_a_learned_variance_is_trained_exported_and_filtered_with(tmp_path):
+    module = LitDDPM(learned_variance_unet(), DDPMScheduler(variance_type="learned_range"), lr=1e-3)
+    before = module.unet.conv_out.weight[3:].clone()
+    fit(module, 2, tmp_path)
+    assert not torch.equal(module.unet.conv_out.weight[3:], before)
+    module.export(tmp_path / "ddpm", torch.float32)
+    diffusion_filter = DiffusionFilter(*load_diffusion(tmp_path / "ddpm"), steps=2, respacing=10)
+    assert diffusion_filter(torch.rand(1, 3, SIZE, SIZE), torch.randn(2, 1, 3, SIZE, SIZE)).isfinite().all()
+
+
+def test_losses_by_timestep_are_logged_and_their_mean_is_the_loss(make_unet, tmp_path):
+    module = LitDDPM(make_unet(size=SIZE), DDPMScheduler())
+    trainer = fit(module, 1, tmp_path, val_check_interval=1)
+    metrics = trainer.logged_metrics
+    buckets = [name for name in metrics if name.startswith("val/loss_t")]
+    assert set(buckets) <= {"val/loss_t0000-0049", "val/loss_t0050-0099", "val/loss_t0100-0499", "val/loss_t0500-0999"}
+    assert len(buckets) >= 2
+    values = [metrics[name] for name in buckets]
+    assert min(values) <= metrics["val/loss"] <= max(values)
+
+
+def test_compiling_keeps_the_names_of_the_weights(make_unet):
+    plain, compiled = (LitDDPM(make_unet(size=SIZE), DDPMScheduler(), compile=compile) for compile in (False, True))
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
