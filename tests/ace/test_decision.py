@@ -108,7 +108,8 @@ def test_labels_of_attributes_are_rows(shape):
 def test_targets_are_named_by_what_is_asked():
     decision = ClassDecision(["a", "b"])
     assert decision.target_names == ["a", "b"]
-    assert AwayFrom(decision).target_names == ["not a", "not b"]
+    assert AwayFrom(decision).target_names == ["b", "a"]
+    assert AwayFrom(ClassDecision(["a", "b", "c"])).target_names == ["not a", "not b", "not c"]
     assert AttributeDecision(0, "hat").target_names == ["not hat", "hat"]
 
 

@@ -57,7 +57,7 @@ def test_min_snr_weights_are_one_loss_on_x0_cut_off(prediction_type, case):
 
 
 def test_the_bound_trains_the_variance_and_the_simple_loss_the_mean(case):
-    images, noise, timesteps = case
+    _, noise, _ = case
     unet = Constant(torch.cat([noise + 1, torch.zeros_like(noise)], dim=1))
     scheduler = DDPMScheduler(variance_type="learned_range")
     loss = DiffusionLoss(scheduler)(unet, *case)
@@ -67,7 +67,7 @@ def test_the_bound_trains_the_variance_and_the_simple_loss_the_mean(case):
 
 
 def test_the_bound_is_the_divergence_of_the_posteriors(case):
-    images, noise, timesteps = case
+    _, noise, _ = case
     perfect = Constant(
         torch.cat([noise, -torch.ones_like(noise)], dim=1)
     )  # true mean, smallest variance: the posterior
