@@ -296,7 +296,7 @@ def test_an_untargeted_run_in_mixed_precision(arguments, tmp_path):
     assert settings["precision"] == "bf16-mixed"
     assert settings["decision"]["class_names"] == ["not smiling", "smiling"]
     assert settings["decision"]["target_names"] == ["smiling", "not smiling"]
-    asked = {0: "not smiling -> not not smiling", 1: "smiling -> not smiling"}
+    asked = {0: "not smiling -> smiling", 1: "smiling -> not smiling"}
     found = records(folder).values()
     assert all(record["target"] == record["prediction"] for record in found)
     metrics = json.loads((folder / "metrics.json").read_text())
