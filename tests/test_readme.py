@@ -61,7 +61,7 @@ def test_python_commands(workplace, monkeypatch):
     for command in commands:
         run(command, workplace)
     assert (work / "outputs" / "glasses" / "records.csv").is_file()
-    assert (work / "outputs" / "demo-threshold0.3-dilation3" / "records.csv").is_file()
+    assert (work / "outputs" / "demo-threshold0.3-dilation5" / "records.csv").is_file()
     assert (work / "explain" / "report.html").is_file()
 
 
