@@ -205,7 +205,12 @@ class CounterfactualExplainer:
         """The second stage, for up to ``slots`` images whose pre-explanation is known.
 
         It starts from the pre-explanation as an 8-bit file holds it, so that it can be redone from a run folder.
+
+        Raises:
+            ValueError: more images than slots.
         """
+        if len(queries) > self.slots:
+            raise ValueError(f"refine takes at most {self.slots} images at a time, got {len(queries)}")
         started, forwards = time.perf_counter(), self.diffusion_filter.passes.forwards
         original = torch.stack([query.image for query in queries])
         pre_explanation = as_saved(torch.stack([query.pre_explanation for query in queries]))

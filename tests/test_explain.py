@@ -330,6 +330,12 @@ def test_skipped_images_are_recorded_and_not_tried_again(finished, arguments, tm
 # --- several processes
 
 
+def test_workers_that_load_data_change_nothing(finished, arguments, tmp_path):
+    folder = tmp_path / "run"
+    explain.main(arguments(folder, "--data.num_workers=2"))
+    assert pictures(folder) == pictures(finished)
+
+
 def test_two_processes_give_the_bytes_of_one_and_may_outnumber_the_images(finished, arguments, tmp_path):
     folder = tmp_path / "run"
     ranks = ("--trainer.devices=2", "--trainer.strategy=ddp")
