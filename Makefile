@@ -32,7 +32,7 @@ format: install  ## format the code
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-train-demo: install  ## train the weights of the demo anew (an hour and a quarter on 2 cores)
+train-demo: install  ## train the weights of the demo anew (over an hour on 2 cores)
 	$(RUN) train.py fit --config configs/avatars/classifier.yaml
 	$(RUN) train.py fit --config configs/avatars/ddpm.yaml
 
