@@ -1,5 +1,10 @@
 """ACE, adversarial counterfactual visual explanations: the method, without any training framework."""
 
+import os
+
+# Before MKL's first product: else the rounding of a batch's rows depends on where in memory each of them lies.
+os.environ.setdefault("MKL_CBWR", "AUTO")
+
 from ace.attacks import PGD, Attack, CarliniWagner, GradientDescent
 from ace.decision import AttributeDecision, BinaryDecision, ClassDecision, Decision
 from ace.diffusion_filter import DiffusionFilter

@@ -22,7 +22,7 @@ from ace.noise import draw, generator
 from ace.objective import Classifier, Distance, Objective
 from ace.preflight import check_images, check_networks
 from ace.refinement import Refinement
-from ace.slots import Query, SlotPool
+from ace.slots import Query, SlotPool, fixed_batch
 from ace.targets import OtherSide, TargetPolicy, Untargeted
 
 T = TypeVar("T")
@@ -317,7 +317,7 @@ class CounterfactualExplainer:
         outputs = []
         for chunk in zip(*(values.split(self.slots) for values in inputs), strict=True):
             count = len(chunk[0])
-            missing = self.slots - count if self.deterministic else 0
+            missing = fixed_batch(self.slots) - count if self.deterministic else 0
             padded = [torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) for rows in chunk]
             outputs.append([values[:count] for values in function(*padded)])
         return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))

@@ -204,15 +204,22 @@ def append_record(path: Path, record: Record, settings_hash: str) -> None:
         sync_folder(path.parent)
 
 
-def read_log(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+def read_log(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
     """The complete lines of a record file as it is now, each with the number of bytes up to its end.
 
     A half-written last line is passed over: a process may be writing it, or was stopped while it did.
 
+    Args:
+        path: the record file.
+        start: number of bytes to pass over, up to the end of a line.
+
     Raises:
         ValueError: another line is damaged.
     """
-    data, end = path.read_bytes(), 0
+    with path.open("rb") as file:
+        file.seek(start)
+        data = file.read()
+    end, stop = start, start + len(data)
     for number, line in enumerate(io.BytesIO(data), start=1):
         end += len(line)
         if not line.endswith(b"\n"):
@@ -220,7 +227,7 @@ def read_log(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
         try:
             values = _parsed(line)
         except ValueError as error:
-            if end == len(data):
+            if end == stop:
                 return  # the last line of all: a power cut can leave a block of zeros with an end
             raise ValueError(f"{path}, line {number} is damaged: delete the line, and its image is redone") from error
         yield values, end

@@ -135,7 +135,7 @@ class RunStore:
         Raises:
             ValueError: a record file is damaged other than in its last line, or holds a record of other settings.
         """
-        return {values["id"] for log in self._logs() for values, _ in read_lines(log, self.settings_hash)}
+        return {values["id"] for log in self.logs() for values, _ in read_lines(log, self.settings_hash)}
 
     def add(self, record: Record, images: dict[str, np.ndarray]) -> None:
         """Write the files of a finished image, then its record. A later record of the same id replaces it.
@@ -172,7 +172,7 @@ class RunStore:
                 version or of other settings.
         """
         latest: dict[str, tuple[float, Record]] = {}
-        for log in self._logs():
+        for log in self.logs():
             for record, written in read_records(log, self.settings_hash):
                 if record.id not in latest or written >= latest[record.id][0]:
                     latest[record.id] = written, record
@@ -235,7 +235,8 @@ class RunStore:
         names = decision.get(setting) or decision.get("class_names") or []
         return str(names[index]) if 0 <= index < len(names) else str(index)
 
-    def _logs(self) -> list[Path]:
+    def logs(self) -> list[Path]:
+        """The record files that the processes of the run have begun."""
         return sorted(self.folder.glob("records.rank*.jsonl"))
 
 

@@ -1,4 +1,4 @@
-"""A progress bar that counts images, not batches."""
+"""A progress bar that counts images, not batches, of all processes together."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from ace.explanation import Explanation
+from ace.run_progress import RunProgress
 
 
 class CounterfactualProgress(ProgressBar):
-    """Images done, flip rate so far and time left, of rank zero's share; moves with every iteration of the attack."""
+    """Images done, flip rate so far, speed and time left; moves with every iteration of the attack.
 
-    def __init__(self) -> None:
+    Args:
+        progress: of the run; only the process that shows the bar reads it.
+    """
+
+    def __init__(self, progress: RunProgress) -> None:
         super().__init__()
+        self.progress = progress
         self._enabled = True
 
     def enable(self) -> None:
@@ -29,41 +34,44 @@ class CounterfactualProgress(ProgressBar):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar."""
-        total = len(trainer.predict_dataloaders.dataset)
-        self.finished = self.attempted = self.flipped = 0
         self.bar = tqdm(
-            total=total,
+            total=self.progress.total,
             file=sys.stdout,
             disable=not self._enabled,
             mininterval=0.1 if sys.stdout.isatty() else 30,  # a log file gets a line now and then
             bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}",
         )
-        self._show(0.0)
-        pl_module.explainer.pool.listeners.append(lambda: self._show(pl_module.explainer.pool.progress))
+        self._pool, self._processes = pl_module.explainer.pool, trainer.world_size
+        self._pool.listeners.append(self._show)
+        self._show()
 
     def on_predict_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: list[Explanation],
+        outputs: Any,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Count what is finished."""
-        self.finished += len(outputs)
-        self.attempted += sum(explanation.attempted for explanation in outputs)
-        self.flipped += sum(explanation.flipped for explanation in outputs)
-        self._show(pl_module.explainer.pool.progress)
+        self._show(at_once=True)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
+        self._show(at_once=True)
         self.bar.refresh()
         self.bar.close()
 
-    def _show(self, in_work: float) -> None:
-        """Set the bar; images in work count by the share of their iterations that is done."""
-        self.bar.n = min(max(self.finished + in_work, self.bar.n), self.bar.total)
-        rate = f"{self.flipped / self.attempted:.0%} flipped" if self.attempted else "none flipped yet"
-        self.bar.set_description_str(f"{self.finished}/{self.bar.total} images, {rate}", refresh=False)
+    def _show(self, at_once: bool = False) -> None:
+        """Set the bar; images in work count by the share of their iterations that is done, here as elsewhere."""
+        if self.bar.disable:
+            return
+        progress = self.progress
+        progress.update(at_once)
+        in_work = self._pool.progress * self._processes
+        self.bar.n = min(max(progress.done + in_work, self.bar.n), self.bar.total)
+        rate = "none flipped yet" if progress.flip_rate is None else f"{progress.flip_rate:.0%} flipped"
+        speed = f", {progress.images_per_second:.2g} images/s" if progress.done else ""
+        self.bar.set_description_str(f"{progress.done}/{self.bar.total} images, {rate}{speed}", refresh=False)
         self.bar.update(0)

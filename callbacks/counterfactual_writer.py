@@ -17,7 +17,7 @@ _SHARED = {field.name for field in fields(Record)} & {field.name for field in fi
 
 
 class CounterfactualWriter(Callback):
-    """Stores each explanation's images and record, and logs the progress of this process.
+    """Stores each explanation's images and record.
 
     Args:
         store: the run folder.
@@ -26,7 +26,6 @@ class CounterfactualWriter(Callback):
 
     def __init__(self, store: RunStore, seed: int) -> None:
         self.store, self.seed = store, seed
-        self.done = self.attempted = self.flipped = 0
 
     def on_predict_batch_end(
         self,
@@ -39,14 +38,6 @@ class CounterfactualWriter(Callback):
     ) -> None:
         for explanation in outputs:
             write_explanation(self.store, explanation, self.seed)
-            self.done += 1
-            self.attempted += explanation.attempted
-            self.flipped += explanation.flipped
-        if outputs:
-            rate = {"progress/flip_rate": self.flipped / self.attempted} if self.attempted else {}
-            progress = {"progress/images": self.done, **rate}
-            for logger in trainer.loggers:
-                logger.log_metrics(progress, step=self.done)
 
 
 def write_explanation(store: RunStore, explanation: Explanation, seed: int) -> None:

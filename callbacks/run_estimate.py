@@ -28,7 +28,7 @@ class RunEstimate(Callback):
         self.times: list[float] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.images = len(trainer.predict_dataloaders.dataset)
+        self.images = math.ceil(len(trainer.predict_dataloaders.dataset) / trainer.world_size)
         pl_module.explainer.pool.listeners.append(lambda: self._note(pl_module))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,22 +1,18 @@
 """What every domain shares: the sample, the data loaders, and which images a predict run still has to do."""
 
 import os
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, TypedDict
 
 import lightning
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
+from torch.distributed import HashStore, distributed_c10d
+from torch.utils.data import DataLoader, DistributedSampler, Subset
 
-from datamodules.loading import (
-    KeyedDataset,
-    KeyedSampler,
-    ReadableDataset,
-    ResumableLoader,
-    collate_readable,
-    run_seed,
-)
+from datamodules.loading import KeyedDataset, KeyedSampler, ReadableDataset, ResumableLoader, run_seed
+from datamodules.work_queue import WorkQueue
 
 Split = Literal["train", "val", "test"]
 
@@ -100,8 +96,6 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         self.finished_ids: Callable[[], set[str]] = _no_ids
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] = {}
-        # A device whose share is already done has nothing left to predict; the others carry on.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     @abstractmethod
     def dataset(self, split: Split) -> ImageDataset:
@@ -145,11 +139,25 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         """Batches of this device's share of the test split, in order."""
         return self._evaluation("test")
 
-    def predict_dataloader(self) -> DataLoader:
-        """Batches of this device's share of the images still to be explained; may be empty."""
-        finished = self.finished_ids()
+    def predict_dataloader(self) -> WorkQueue:
+        """The images still to be explained; every process takes from them what it has time for, or nothing."""
+        finished, name = self.finished_ids(), f"predict-{uuid.uuid4().hex}"
         todo = [index for index, image_id in enumerate(self.predict_ids()) if image_id not in finished]
-        return self._share(ReadableDataset(self.dataset(self.predict_split), todo), collate_readable)
+        _, processes = self._place()
+        store = HashStore()
+        if processes > 1:
+            # All count in the list of the first: a shared disk may show the records of an earlier run late.
+            todo, name = self.trainer.strategy.broadcast((todo, name))
+            store = distributed_c10d._get_default_store()
+        options = self._options()
+        options.pop("persistent_workers")  # there is one pass
+        return WorkQueue(
+            ReadableDataset(self.dataset(self.predict_split), todo),
+            store=store,
+            key=name,
+            processes=processes,
+            **options,
+        )
 
     def predict_ids(self) -> Sequence[str]:
         """Ids of all images to explain, finished or not.
@@ -175,21 +183,16 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         return dataset
 
     def _evaluation(self, split: Split) -> DataLoader:
-        dataset, (_, world_size) = self._non_empty(split), self._place()
+        dataset, (rank, world_size) = self._non_empty(split), self._place()
         if len(dataset) < world_size:  # a device without images would leave the others waiting for its numbers
             raise ValueError(
                 f"The {split} split has {len(dataset)} images for {world_size} devices: add images, or use fewer."
             )
-        return self._share(dataset)
-
-    def _share(self, dataset: Dataset, collate: Callable[[list[Any]], Any] | None = None) -> DataLoader:
-        """This device's images, dealt in turn, each on one device only."""
-        rank, world_size = self._place()
         share = Subset(dataset, range(rank, len(dataset), world_size))
         # A sampler that says that this is already a share keeps Lightning from dividing it once more, and from
         # repeating images to make the shares equal.
         sampler = DistributedSampler(share, num_replicas=1, rank=0, shuffle=False)
-        return DataLoader(share, sampler=sampler, collate_fn=collate, **self._options())
+        return DataLoader(share, sampler=sampler, **self._options())
 
     def _options(self) -> dict[str, Any]:
         """How batches are read."""

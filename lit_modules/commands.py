@@ -28,10 +28,12 @@ from ace.preflight import check_networks
 from ace.record import Record, WriteError, check_id
 from ace.report import write_gallery, write_report
 from ace.run_lock import RunLock
+from ace.run_progress import RunProgress
 from ace.run_store import RunStore
 from ace.slots import Query
 from callbacks.counterfactual_progress import CounterfactualProgress
 from callbacks.counterfactual_writer import CounterfactualWriter, write_explanation
+from callbacks.progress_logger import ProgressLogger
 from callbacks.run_estimate import RunEstimate
 from callbacks.stop_run import StopRun
 from callbacks.wandb_gallery import log_run
@@ -48,17 +50,19 @@ def generate(args: list[str]) -> RunStore | None:
     """Explain the images of a data module: writes a run folder, or continues the one that is there."""
     cli, todo = one_sentence(lambda: _set_up(args))
     trainer, dry_run = cli.trainer, cli.config.dry_run
-    if trainer.progress_bar_callback is not None:
-        trainer.callbacks[trainer.callbacks.index(trainer.progress_bar_callback)] = CounterfactualProgress()
+    if shows_bar := trainer.progress_bar_callback is not None:
+        trainer.callbacks.remove(trainer.progress_bar_callback)
     trainer.callbacks.append(RunEstimate(dry_run))
     if dry_run:
         trainer.loggers = []
         trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
         return None
     with _locked(cli.config.output_dir) if trainer.is_global_zero else nullcontext():
-        store = one_sentence(lambda: _open_store(cli, todo))
-        stop = StopRun(store, len(todo))
-        trainer.callbacks += [CounterfactualWriter(store, cli.model.explainer.seed), stop]
+        store, left = one_sentence(lambda: _open_store(cli, todo))
+        stop, progress = StopRun(store, len(todo)), RunProgress(store, left)
+        trainer.callbacks += [CounterfactualWriter(store, cli.model.explainer.seed), ProgressLogger(progress), stop]
+        if shows_bar:
+            trainer.callbacks.append(CounterfactualProgress(progress))
         for logger in trainer.loggers:
             logger.log_hyperparams(store.config)
         trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
@@ -195,16 +199,16 @@ def _set_up(args: list[str]) -> tuple[ExplainCLI, list[str]]:
     return cli, ids
 
 
-def _open_store(cli: ExplainCLI, ids: list[str]) -> RunStore:
-    """Make the run folder, or find out what is done in the one that is there."""
+def _open_store(cli: ExplainCLI, ids: list[str]) -> tuple[RunStore, int]:
+    """Make the run folder, or find out what is done in the one that is there; also how many images are left."""
     config = cli.plain_config()
     settings = _settings(config, cli.model, cli.trainer.precision)
     store = RunStore.create(config["output_dir"], config, settings, cli.trainer.global_rank)
     cli.datamodule.finished_ids = store.finished_ids
+    left = len(set(ids) - store.finished_ids())
     if cli.trainer.is_global_zero:
-        done = len(store.finished_ids().intersection(ids))
-        print(f"{len(ids)} images to explain, {done} of them done before, in {store.folder}")
-    return store
+        print(f"{len(ids)} images to explain, {len(ids) - left} of them done before, in {store.folder}")
+    return store, left
 
 
 def _check_trainer(trainer: Trainer, config: dict[str, Any]) -> None:

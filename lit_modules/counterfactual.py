@@ -81,4 +81,4 @@ class LitCounterfactual(LightningModule):
         skipped = [Explanation(id, None, f"skipped: {reason}") for id, reason in batch.get("unreadable", ())]
         if batch["id"]:
             self.explainer.submit(batch["image"], labels=batch["label"], ids=batch["id"])
-        return skipped + self.explainer.advance(drain=batch_idx + 1 == self.trainer.num_predict_batches[0])
+        return skipped + self.explainer.advance(drain=self.trainer.predict_loop.batch_progress.is_last_batch)

@@ -142,7 +142,7 @@ def test_the_number_of_slots_changes_hardly_a_pixel(make_explainer, images, dete
             assert (a == b).float().mean() >= 0.999
 
 
-@pytest.mark.parametrize(("deterministic", "expected"), [(True, {3}), (False, {1, 3})])
+@pytest.mark.parametrize(("deterministic", "expected"), [(True, {4}), (False, {1, 3})])
 def test_free_slots_are_padded_only_where_bytes_matter(make_explainer, images, deterministic, expected):
     seen = set()
 
@@ -155,6 +155,27 @@ def test_free_slots_are_padded_only_where_bytes_matter(make_explainer, images, d
     seen.clear()
     explainer.explain(images)
     assert seen == expected
+
+
+@pytest.mark.parametrize(("slots", "outputs"), [(2, 1), (3, 1), (2, 14), (4, 1), (6, 2)])
+def test_the_slot_of_an_image_makes_no_difference_to_its_bytes(make_explainer, images, slots, outputs):
+    torch.manual_seed(0)
+    classifier = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(48, 26), nn.ReLU(), nn.Linear(26, outputs))
+    classifier[-1].weight.data *= 100
+    decision = BinaryDecision() if outputs == 1 else ClassDecision([str(number) for number in range(outputs)])
+
+    def results(first):
+        order = [*range(first, len(images)), *range(first)]
+        explainer = make_explainer(classifier.eval(), decision, slots=slots, policy=RunnerUp() if outputs > 1 else None)
+        found = explainer.explain(images[order], ids=[IDS[index] for index in order])
+        return {
+            e.id: (e.p_before, e.p_attack, e.p_after, e.l1, e.pre_explanation.tolist(), e.counterfactual.tolist())
+            for e in found
+        }
+
+    expected = results(0)
+    for first in range(1, slots):
+        assert results(first) == expected
 
 
 @settings(max_examples=8)

@@ -85,7 +85,7 @@ def test_without_padding_the_result_is_the_same_up_to_rounding(make_pool, schedu
 
 
 def test_free_slots_are_computed_only_for_a_fixed_shape(make_pool):
-    for fixed_shape, expected in ((True, [3] * 8), (False, [3] * 4 + [1] * 4)):
+    for fixed_shape, expected in ((True, [4] * 8), (False, [3] * 4 + [1] * 4)):
         shapes = []
 
         def decide(images: Tensor, shapes: list[int] = shapes) -> Tensor:

@@ -20,10 +20,10 @@ def clock(monkeypatch):
 def start():
     """Starts a prediction; gives the callback and its listener."""
 
-    def make(images=10, slots=4, iterations=25, dry_run=False):
+    def make(images=10, slots=4, iterations=25, dry_run=False, processes=1):
         pool = SimpleNamespace(listeners=[], attack=SimpleNamespace(iterations=iterations))
         module = SimpleNamespace(explainer=SimpleNamespace(pool=pool, slots=slots), device=torch.device("cpu"))
-        trainer = SimpleNamespace(predict_dataloaders=SimpleNamespace(dataset=range(images)))
+        trainer = SimpleNamespace(predict_dataloaders=SimpleNamespace(dataset=range(images)), world_size=processes)
         callback = RunEstimate(dry_run)
         callback.on_predict_start(trainer, module)
         [listener] = pool.listeners
@@ -66,6 +66,13 @@ def test_estimates_of_every_size_are_readable(images, slots, iterations, seconds
     clock += [0.0, seconds]
     listener(), listener()
     assert words in caplog.text
+
+
+def test_processes_share_the_images(start, clock, caplog):
+    _, listener = start(images=17, slots=4, iterations=10, processes=4)
+    clock += [0.0, 1.0]
+    listener(), listener()
+    assert "5 images for each device, 4 at a time: about 0:00:20" in caplog.text
 
 
 def test_it_speaks_once_and_lets_the_run_go_on(start, clock, caplog):

@@ -34,21 +34,6 @@ def ids_of(loader):
     return [image_id for batch in loader for image_id in batch["id"]]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 12])
-def test_shares_cover_what_is_left_exactly_once(world_size):
-    finished = {"test-0", "test-4"}
-    shares = []
-    for rank in range(world_size):
-        data = SquaresDataModule(batch_size=2)
-        data.finished_ids = lambda: finished
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, num_devices=1)
-        shares.append(ids_of(data.predict_dataloader()))
-    assert sorted(image_id for share in shares for image_id in share) == [
-        f"test-{i}" for i in range(10) if i not in (0, 4)
-    ]
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
 @pytest.mark.parametrize("world_size", [1, 3, 10])
 def test_evaluation_sees_every_image_once_and_needs_one_for_each_device(world_size):
     shares = []
@@ -89,19 +74,36 @@ def test_num_images_counts_from_the_start_of_the_split_whatever_is_finished():
     assert ids_of(data.predict_dataloader()) == ["val-0", "val-2", "val-3"]
 
 
-def test_lightning_takes_the_predict_loader_as_it_is():
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_lightning_takes_the_predict_loader_as_it_is(num_workers):
     class Recorder(lightning.LightningModule):
         def predict_step(self, batch, batch_idx):
-            return batch["id"]
+            return batch["id"], self.trainer.predict_loop.batch_progress.is_last_batch
 
-    data = SquaresDataModule(batch_size=4, num_images=6)
+    data = SquaresDataModule(batch_size=4, num_images=6, num_workers=num_workers)
     trainer = lightning.Trainer(accelerator="cpu", logger=False, barebones=True)
-    # Lightning replaces no sampler that is distributed already: the hand-made shares are not divided again.
-    assert isinstance(data.predict_dataloader().sampler, torch.utils.data.DistributedSampler)
     assert trainer.predict(Recorder(), data) == [
-        ["test-0", "test-1", "test-2", "test-3"],
-        ["test-4", "test-5"],
+        (["test-0", "test-1", "test-2", "test-3"], False),
+        (["test-4", "test-5"], True),
     ]
+    data.finished_ids = lambda: set(data.predict_ids())
+    assert trainer.predict(Recorder(), data) == [], "nothing is left"
+
+
+def test_all_processes_work_on_the_list_of_the_first(monkeypatch):
+    sent = []
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr("datamodules.base.distributed_c10d._get_default_store", lambda: store)
+    queues = []
+    for rank, finished in enumerate([{"test-0"}, set()]):  # the second does not see the record yet
+        data = SquaresDataModule(batch_size=2)
+        data.finished_ids = lambda finished=finished: finished
+        strategy = SimpleNamespace(broadcast=lambda value: sent.append(value) or sent[0])
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2, num_devices=1, strategy=strategy)
+        queues.append(iter(data.predict_dataloader()))
+    seen = [image_id for queue in queues for image_id in next(queue)["id"]]
+    seen += [image_id for queue in queues for batch in queue for image_id in batch["id"]]
+    assert sorted(seen) == [f"test-{i}" for i in range(1, 10)]
 
 
 def test_training_shuffles_and_drops_the_incomplete_batch_and_evaluation_does_neither():
