@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -42,11 +42,12 @@ class Judges:
         distances: perceptual ones, by name.
         region: where in the image of an id the query can show, boolean (H, W).
         min_images: how many a Fréchet distance needs at least; None for one more than it has features.
+        splits: over how many random halves the split one is averaged; 1 is the single split of the published code.
         batch_size: images at a time.
         device: where the networks are.
 
     Raises:
-        ValueError: a batch would be empty.
+        ValueError: a batch would be empty, or there is no split.
     """
 
     subsets: Subsets = "paper"
@@ -64,12 +65,40 @@ class Judges:
     distances: dict[str, Distance] = field(default_factory=dict)
     region: Callable[[str], np.ndarray] | None = None
     min_images: int | None = None
+    splits: int = 10
     batch_size: int = 32
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.splits < 1:
+            raise ValueError(f"splits must be at least 1, got {self.splits}")
+
+    @torch.no_grad()
+    def decided(self, results: list[Result]) -> list[Result]:
+        """Results of another code with the classifier's decisions about their files.
+
+        Of two classes an original's is to be left, and the other one is the target.
+
+        Raises:
+            ValueError: there are more classes, of which the files do not tell the target.
+        """
+        if len(self.decision.class_names) != 2:
+            raise ValueError(
+                f"the files do not tell which of {self.decision.class_names} was the target: "
+                "only results of a decision between two classes can be judged with their classifier"
+            )
+        before, after = self._outputs(results, self.classifier)
+        source = self.decision.prediction(before)
+        target = 1 - source
+        columns = (source, target, self.decision.flipped(after, target), self.decision.probability(after, target))
+        return [
+            replace(result, prediction=prediction, target=goal, flipped=flipped, p_after=p_after)
+            for result, prediction, goal, flipped, p_after in zip(
+                results, *(column.tolist() for column in columns), strict=True
+            )
+        ]
 
     @torch.no_grad()
     def measure(self, results: list[Result]) -> dict[str, Measurement]:
@@ -77,6 +106,7 @@ class Judges:
         found: dict[str, Measurement | None] = {}
         if self.classifier is not None and self.decision is not None:
             found |= self._transition(results)
+            found["untargeted_flip_rate"] = self._any_flip(results)
         if self.second is not None and self.second_decision is not None:
             found["non_adversarial_flip_rate"] = self._second_opinion(results)
         if self.oracle is not None:
@@ -109,22 +139,25 @@ class Judges:
 
     def _outputs(self, results: list[Result], network: Network) -> tuple[Tensor, Tensor]:
         """Of originals and counterfactuals, shape (N, D), in host memory."""
-        rows = [(network(before).cpu(), network(after).cpu()) for before, after in self._pairs(results)]
-        if not rows:
-            return torch.empty(0, 1), torch.empty(0, 1)
-        before, after = zip(*rows, strict=True)
-        return torch.cat(before).flatten(1).float(), torch.cat(after).flatten(1).float()
+        outputs = [torch.empty(0, 1)] * 2
+        for rows, pair in zip(torch.arange(len(results)).split(self.batch_size), self._pairs(results), strict=False):
+            parts = [network(images).cpu().float().view(len(rows), -1) for images in pair]
+            if not rows[0]:  # all at once: parts that are joined later would be in memory twice
+                outputs = [part.new_empty(len(results), part.shape[1]) for part in parts]
+            for output, part in zip(outputs, parts, strict=True):
+                output[rows] = part
+        return outputs[0], outputs[1]
 
     def _cosines(self, results: list[Result], network: Network) -> Tensor:
         return cosine_similarity(*self._outputs(results, network))
 
     def _transition(self, results: list[Result]) -> dict[str, Measurement | None]:
         """COUT, where it is known which classes were asked for."""
-        chosen, subset = self._subset([result for result in results if result.record is not None], CORRECT)
+        chosen, subset = self._subset([result for result in results if result.target is not None], CORRECT)
         scores: dict[str, list[Tensor]] = {"paper": [], "corrected": []}
         for start in range(0, len(chosen), self.batch_size):
             part = chosen[start : start + self.batch_size]
-            source = torch.tensor([result.record.prediction for result in part], device=self.device)
+            source = torch.tensor([result.prediction for result in part], device=self.device)
             [pair] = self._pairs(part)
             target = self._targets(part, source, pair[1])
             for convention, values in scores.items():
@@ -140,18 +173,27 @@ class Judges:
         """The classes asked for; for an untargeted question the likeliest ones besides those to leave."""
         if isinstance(self.decision, AwayFrom):
             return self._probabilities(counterfactual).scatter(1, source[:, None], -1).argmax(1)
-        return torch.tensor([result.record.target for result in results], device=self.device)
+        return torch.tensor([result.target for result in results], device=self.device)
 
     def _probabilities(self, images: Tensor) -> Tensor:
         return self.decision.scores(self.classifier(images)).float().softmax(1)
 
+    def _any_flip(self, results: list[Result]) -> Measurement | None:
+        """Share that leave their class, whatever they become, where a target of more than two classes was asked for."""
+        known = [result for result in results if result.target is not None]
+        if len(self.decision.class_names) == 2 or isinstance(self.decision, AwayFrom) or not known:
+            return None
+        after = torch.cat([self.decision.prediction(self.classifier(pair[1])).cpu() for pair in self._pairs(known)])
+        left = after != torch.tensor([result.prediction for result in known])
+        return measure_mean(left.float(), EXPLAINED, "decided as any other class")
+
     def _second_opinion(self, results: list[Result]) -> Measurement | None:
         """Share of all that flip both classifiers, where it is known which classes were asked for."""
-        known = [result for result in results if result.record is not None]
+        known = [result for result in results if result.target is not None]
         if not known:
             return None
         after = torch.cat([self.second(counterfactual).cpu() for _, counterfactual in self._pairs(known)])
-        target = torch.tensor([result.record.target for result in known])
+        target = torch.tensor([result.target for result in known])
         both = torch.tensor([result.flipped for result in known]) & self.second_decision.flipped(after, target)
         return measure_mean(both.float(), EXPLAINED, "a second classifier flips too")
 
@@ -198,7 +240,7 @@ class Judges:
         before, after = self._outputs(results, encoder)
         index = torch.arange(len(results))
         whole = FrechetDistance(before.shape[1], name, min_images=self.min_images)
-        halves = SplitFrechetDistance(before.shape[1], name, min_images=self.min_images)
+        halves = SplitFrechetDistance(before.shape[1], name, repetitions=self.splits, min_images=self.min_images)
         found = {}
         for metric, places in ((whole, ((), ())), (halves, ((index,), (index[kept],)))):
             try:
@@ -211,17 +253,21 @@ class Judges:
             convention = f"features: {name}"
             if metric is halves:
                 value, deviation = value
-                convention += f"; standard deviation {deviation:.3g} over {halves.repetitions} splits"
+                convention += "; " + (
+                    "one split" if self.splits == 1 else f"standard deviation {deviation:.3g} over {self.splits} splits"
+                )
             found[metric.name] = Measurement(value.item(), int(kept.sum()), subset, None, convention)
         return found
 
     def _in_region(self, results: list[Result]) -> Measurement | None:
         """Share of the absolute change that falls where the query can show."""
+        chosen, subset = self._subset(results, FLIPPED)
         shares = []
-        for result in self._subset(results, FLIPPED)[0]:
+        for result in chosen:
             original, counterfactual = result.images()
             change = (counterfactual - original).abs().sum(0)
             if change.any():
                 shares.append(change[torch.from_numpy(self.region(result.id))].sum() / change.sum())
-        subset = self._subset([], FLIPPED)[1]
+        if chosen and not shares:
+            warnings.warn("change_in_region is left out: no image has changed", stacklevel=3)
         return measure_mean(torch.tensor(shares), subset, "where the query alone changes the true picture")
