@@ -20,10 +20,17 @@ def store(tmp_path):
     return RunStore.create(tmp_path / "run", {}, {})
 
 
-def test_a_folder_without_a_run_has_no_logger(store, tmp_path, monkeypatch):
-    remember_run([CSVLogger(tmp_path)], store)
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    remember_run([WandbLogger(project="mine", save_dir=tmp_path)], store)
+@pytest.fixture
+def online(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    wandb.teardown()  # W&B reads the variable once
+    yield
+    wandb.finish()
+    wandb.teardown()
+
+
+def test_a_folder_without_a_run_has_no_logger(store, tmp_path):
+    remember_run([CSVLogger(tmp_path), WandbLogger(project="mine", save_dir=tmp_path, mode="disabled")], store)
     assert remembered_run(store.folder) == {}
     assert run_loggers(store) == []
 
@@ -38,9 +45,9 @@ def test_a_run_is_gone_on_with_by_its_id(store, tmp_path):
     assert (again.experiment.id, again.experiment.project) == (first.experiment.id, "mine")
 
 
-def test_an_offline_run_stays_offline(store, monkeypatch):
+@pytest.mark.usefixtures("online")
+def test_an_offline_run_stays_offline(store):
     store.write_json("wandb.json", {"id": "abc", "project": "mine", "entity": None, "mode": "offline"})
-    monkeypatch.setenv("WANDB_MODE", "online")
     [logger] = run_loggers(store)
     assert logger.experiment.offline
 
