@@ -13,9 +13,11 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ace.judges import EXPLAINED, Judges
 from ace.measurement import Measurement, measure_mean
+from ace.memory import gather
 from ace.metrics.closeness import changed_area, l1, l2, linf
 from ace.metrics.diversity import mean_pairwise_distance
 from ace.record import Record
@@ -108,16 +110,19 @@ def measure_diversity(stores: Sequence[RunStore], judges: Judges) -> dict[str, M
         return {}
     by_id = [{result.id: result for result in results_of_run(store)} for store in stores]
     shared = sorted(set.intersection(*(set(run) for run in by_id)))
+
+    def counterfactuals(run: dict[str, Result], ids: list[str]) -> Tensor:
+        return torch.stack([run[id].images()[1] for id in ids]).to(judges.device)
+
     found = {}
     for name, distance in judges.distances.items():
-        values = []
-        for start in range(0, len(shared), judges.batch_size):
-            ids = shared[start : start + judges.batch_size]
-            runs = [torch.stack([run[id].images()[1] for id in ids]).to(judges.device) for run in by_id]
-            values.append(mean_pairwise_distance(runs, distance).cpu())
-        if values:
+        parts = (
+            [mean_pairwise_distance([counterfactuals(run, ids) for run in by_id], distance)]
+            for ids in (shared[start : start + judges.batch_size] for start in range(0, len(shared), judges.batch_size))
+        )
+        for values in gather(parts, len(shared)):
             convention = f"{name}, mean over pairs of the runs {', '.join(store.folder.name for store in stores)}"
-            found[f"diversity_{name}"] = measure_mean(torch.cat(values), "explained in all runs", convention)
+            found[f"diversity_{name}"] = measure_mean(values, "explained in all runs", convention)
     return found
 
 
@@ -142,10 +147,10 @@ def _of_images(results: list[Result], batch_size: int) -> dict[str, Measurement]
         p_after = torch.tensor([result.p_after for result in results])
         found["p_after"] = measure_mean(p_after, EXPLAINED, _NUMBERS["p_after"])
         found["bkl"] = measure_mean(1 - p_after, EXPLAINED, _BKL)
-    rows = [[distance(*pair) for distance in _DISTANCES.values()] for pair in batches(results, batch_size)]
+    parts = ([distance(*pair) for distance in _DISTANCES.values()] for pair in batches(results, batch_size))
     conventions = _NUMBERS | {"changed_area": "share of the pixels changed by more than a grey level"}
-    for name, values in zip(_DISTANCES, zip(*rows, strict=True), strict=True):
-        found[name] = measure_mean(torch.cat(values), EXPLAINED, conventions[name])
+    for name, values in zip(_DISTANCES, gather(parts, len(results)), strict=True):
+        found[name] = measure_mean(values, EXPLAINED, conventions[name])
     return found
 
 

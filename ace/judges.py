@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ace.decision import AwayFrom, Decision
 from ace.measurement import Measurement, bootstrap, measure_mean
+from ace.memory import gather
 from ace.metrics.base import Distance, Network
 from ace.metrics.cout import transition_curves
 from ace.metrics.oracle import attribute_changes, correlation_difference
@@ -139,14 +140,9 @@ class Judges:
 
     def _outputs(self, results: list[Result], network: Network) -> tuple[Tensor, Tensor]:
         """Of originals and counterfactuals, shape (N, D), in host memory."""
-        outputs = [torch.empty(0, 1)] * 2
-        for rows, pair in zip(torch.arange(len(results)).split(self.batch_size), self._pairs(results), strict=False):
-            parts = [network(images).cpu().float().view(len(rows), -1) for images in pair]
-            if not rows[0]:  # all at once: parts that are joined later would be in memory twice
-                outputs = [part.new_empty(len(results), part.shape[1]) for part in parts]
-            for output, part in zip(outputs, parts, strict=True):
-                output[rows] = part
-        return outputs[0], outputs[1]
+        parts = ([network(images).float().view(len(images), -1) for images in pair] for pair in self._pairs(results))
+        before, after = gather(parts, len(results)) or [torch.empty(0, 1)] * 2
+        return before, after
 
     def _cosines(self, results: list[Result], network: Network) -> Tensor:
         return cosine_similarity(*self._outputs(results, network))
@@ -154,20 +150,25 @@ class Judges:
     def _transition(self, results: list[Result]) -> dict[str, Measurement | None]:
         """COUT, where it is known which classes were asked for."""
         chosen, subset = self._subset([result for result in results if result.target is not None], CORRECT)
-        scores: dict[str, list[Tensor]] = {"paper": [], "corrected": []}
-        for start in range(0, len(chosen), self.batch_size):
-            part = chosen[start : start + self.batch_size]
-            source = torch.tensor([result.prediction for result in part], device=self.device)
-            [pair] = self._pairs(part)
-            target = self._targets(part, source, pair[1])
-            for convention, values in scores.items():
-                curves = transition_curves(*pair, source, target, self._probabilities, convention, self.batch_size)
-                values.append(curves.cout().cpu())
-        found = {name: torch.cat(values) if values else torch.empty(0) for name, values in scores.items()}
+        if not chosen:
+            return {}
+        starts = range(0, len(chosen), self.batch_size)
+        parts = (self._scores(chosen[start : start + self.batch_size]) for start in starts)
+        corrected, paper = gather(parts, len(chosen))
         return {
-            "cout": measure_mean(found["corrected"], subset, "corrected: the axis ends at 1"),
-            "cout_paper": measure_mean(found["paper"], subset, "as published: the axis can end beyond 1"),
+            "cout": measure_mean(corrected, subset, "corrected: the axis ends at 1"),
+            "cout_paper": measure_mean(paper, subset, "as published: the axis can end beyond 1"),
         }
+
+    def _scores(self, results: list[Result]) -> list[Tensor]:
+        """COUT of a batch, corrected and as published."""
+        source = torch.tensor([result.prediction for result in results], device=self.device)
+        [pair] = self._pairs(results)
+        target = self._targets(results, source, pair[1])
+        return [
+            transition_curves(*pair, source, target, self._probabilities, convention, self.batch_size).cout()
+            for convention in ("corrected", "paper")
+        ]
 
     def _targets(self, results: list[Result], source: Tensor, counterfactual: Tensor) -> Tensor:
         """The classes asked for; for an untargeted question the likeliest ones besides those to leave."""
@@ -183,7 +184,8 @@ class Judges:
         known = [result for result in results if result.target is not None]
         if len(self.decision.class_names) == 2 or isinstance(self.decision, AwayFrom) or not known:
             return None
-        after = torch.cat([self.decision.prediction(self.classifier(pair[1])).cpu() for pair in self._pairs(known)])
+        parts = ([self.decision.prediction(self.classifier(pair[1]))] for pair in self._pairs(known))
+        [after] = gather(parts, len(known))
         left = after != torch.tensor([result.prediction for result in known])
         return measure_mean(left.float(), EXPLAINED, "decided as any other class")
 
@@ -192,7 +194,7 @@ class Judges:
         known = [result for result in results if result.target is not None]
         if not known:
             return None
-        after = torch.cat([self.second(counterfactual).cpu() for _, counterfactual in self._pairs(known)])
+        [after] = gather(([self.second(counterfactual)] for _, counterfactual in self._pairs(known)), len(known))
         target = torch.tensor([result.target for result in known])
         both = torch.tensor([result.flipped for result in known]) & self.second_decision.flipped(after, target)
         return measure_mean(both.float(), EXPLAINED, "a second classifier flips too")
@@ -228,8 +230,8 @@ class Judges:
         }
 
     def _distance(self, results: list[Result], name: str, distance: Distance) -> Measurement | None:
-        values = [distance(before, after).flatten().cpu() for before, after in self._pairs(results)]
-        return measure_mean(torch.cat(values) if values else torch.empty(0), EXPLAINED, name)
+        tables = gather(([distance(*pair).flatten()] for pair in self._pairs(results)), len(results))
+        return measure_mean(tables[0], EXPLAINED, name) if tables else None
 
     def _realism(self, results: list[Result], name: str, encoder: Network) -> dict[str, Measurement | None]:
         """FID and sFID, against all originals; left out, with a warning, where there are too few images."""
@@ -267,7 +269,7 @@ class Judges:
             original, counterfactual = result.images()
             change = (counterfactual - original).abs().sum(0)
             if change.any():
-                shares.append(change[torch.from_numpy(self.region(result.id))].sum() / change.sum())
+                shares.append((change[torch.from_numpy(self.region(result.id))].sum() / change.sum()).item())
         if chosen and not shares:
             warnings.warn("change_in_region is left out: no image has changed", stacklevel=3)
         return measure_mean(torch.tensor(shares), subset, "where the query alone changes the true picture")

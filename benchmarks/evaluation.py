@@ -1,6 +1,6 @@
-"""Memory and time of evaluating many images: as many records, of which a few pictures are linked again and again.
+"""Memory and time of evaluating many images: as many records, whose pictures are links to a few.
 
-Networks are replaced by cheap ones that give as many numbers: what grows with the images is what is measured.
+The networks are cheap ones that give as many numbers as the real ones: what grows with the images is measured.
 
 python -m benchmarks.evaluation
 """
@@ -57,13 +57,14 @@ def main() -> None:
 
 
 def write_run(run: Path, count: int, size: int) -> None:
-    """Make a run folder whose pictures are links to a few of noise."""
+    """Make a run folder whose pictures, of 8x8 coloured squares, are links to a few."""
     store, random = RunStore.create(run, {}, {}), np.random.default_rng(0)
     with patch("os.fsync", lambda _: None):
         for index in range(count):
             images = {}
             if index < PICTURES:
-                images = {kind: random.integers(0, 256, (size, size, 3), np.uint8) for kind in KINDS}
+                squares = {kind: random.integers(0, 256, (8, 8, 3), np.uint8) for kind in KINDS}
+                images = {kind: few.repeat(size // 8, 0).repeat(size // 8, 1) for kind, few in squares.items()}
             store.add(_record(f"image-{index:06d}", random.random()), images)
             for kind in () if images else KINDS:
                 drawn = store.image_path(kind, f"image-{index % PICTURES:06d}")
