@@ -140,7 +140,7 @@ class Judges:
 
     def _outputs(self, results: list[Result], network: Network) -> tuple[Tensor, Tensor]:
         """Of originals and counterfactuals, shape (N, D), in host memory."""
-        parts = ([network(images).float().view(len(images), -1) for images in pair] for pair in self._pairs(results))
+        parts = ([network(images).float().reshape(len(images), -1) for images in pair] for pair in self._pairs(results))
         before, after = gather(parts, len(results)) or [torch.empty(0, 1)] * 2
         return before, after
 

@@ -96,7 +96,7 @@ class ExplainCLI(OutputCLI):
         super().before_instantiate_classes()
         trainer = self.config.trainer
         for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
-            if getattr(logger, "class_path", "").endswith("WandbLogger") and not logger.init_args.id:
+            if getattr(logger, "class_path", "").endswith("WandbLogger") and not logger.init_args.get("id"):
                 logger.init_args.id = remembered_run(self.config.output_dir).get("id")
         if trainer.strategy == "ddp" or (trainer.strategy == "auto" and trainer.devices not in (1, "1", "auto")):
             patience = {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"timeout": TIMEOUT}}
