@@ -69,7 +69,7 @@ def test_the_run_folder_is_complete(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {
         "config.yaml", "gallery.png", "images", "metrics.json", "records.csv", "records.rank0.jsonl", "report.html",
-        "wandb",
+        "wandb", "wandb.json",
     }  # fmt: skip
     ids = [f"avatars-test-{index:06d}" for index in range(4)]
     for kind in KINDS:
