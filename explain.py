@@ -12,9 +12,14 @@ import sys
 
 from jsonargparse import auto_cli
 
-from lit_modules import commands
+from lit_modules import commands, evaluation
 
-COMMANDS = {name: getattr(commands, name) for name in ("generate", "refine", "evaluate", "report")}
+COMMANDS = {
+    "generate": commands.generate,
+    "refine": commands.refine,
+    "evaluate": evaluation.evaluate,
+    "report": commands.report,
+}
 
 
 def usage() -> str:

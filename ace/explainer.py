@@ -18,6 +18,7 @@ from ace.decision import AwayFrom, Decision
 from ace.diffusion_filter import DiffusionFilter
 from ace.explanation import Explanation, failure, query_facts
 from ace.images import as_saved, to_uint8
+from ace.memory import peak_memory
 from ace.noise import draw, generator
 from ace.objective import Classifier, Distance, Objective
 from ace.preflight import check_images, check_networks
@@ -290,6 +291,7 @@ class CounterfactualExplainer:
         rows = torch.stack(list(numbers.values()), dim=1).tolist()  # waits for the device
         for query in queries:
             query.seconds += (time.perf_counter() - started) / len(queries)
+            query.peak_memory = max(query.peak_memory, peak_memory(original.device))  # a stored one was made elsewhere
         explanations = []
         for row, (query, values) in enumerate(zip(queries, rows, strict=True)):
             if all(map(math.isfinite, values)):

@@ -27,7 +27,7 @@ class Explanation:
         p_before, p_attack, p_after: probability of the target for the three images.
         l1: mean absolute difference of counterfactual and original; l2: Euclidean norm; linf: largest.
         changed_area: share of the pixels inside the mask.
-        iterations, unet_forwards, unet_backwards, seconds: what the image cost.
+        iterations, unet_forwards, unet_backwards, seconds, peak_memory: what the image cost, see `ace.record.Record`.
     """
 
     id: str
@@ -50,6 +50,7 @@ class Explanation:
     unet_forwards: int = 0
     unet_backwards: int = 0
     seconds: float = 0.0
+    peak_memory: int = 0
 
     @property
     def flipped(self) -> bool:
@@ -74,6 +75,7 @@ def query_facts(query: Query) -> dict[str, Any]:
         "unet_forwards",
         "unet_backwards",
         "seconds",
+        "peak_memory",
     )
     return {"original": query.image, **{name: getattr(query, name) for name in names}}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ace.decision import AwayFrom, Decision
 from ace.measurement import Measurement, bootstrap, measure_mean
+from ace.memory import gather
 from ace.metrics.base import Distance, Network
 from ace.metrics.cout import transition_curves
 from ace.metrics.oracle import attribute_changes, correlation_difference
@@ -42,11 +43,12 @@ class Judges:
         distances: perceptual ones, by name.
         region: where in the image of an id the query can show, boolean (H, W).
         min_images: how many a Fréchet distance needs at least; None for one more than it has features.
+        splits: over how many random halves the split one is averaged; 1 is the single split of the published code.
         batch_size: images at a time.
         device: where the networks are.
 
     Raises:
-        ValueError: a batch would be empty.
+        ValueError: a batch would be empty, or there is no split.
     """
 
     subsets: Subsets = "paper"
@@ -64,12 +66,40 @@ class Judges:
     distances: dict[str, Distance] = field(default_factory=dict)
     region: Callable[[str], np.ndarray] | None = None
     min_images: int | None = None
+    splits: int = 10
     batch_size: int = 32
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.splits < 1:
+            raise ValueError(f"splits must be at least 1, got {self.splits}")
+
+    @torch.no_grad()
+    def decided(self, results: list[Result]) -> list[Result]:
+        """Results of another code with the classifier's decisions about their files.
+
+        Of two classes an original's is to be left, and the other one is the target.
+
+        Raises:
+            ValueError: there are more classes, of which the files do not tell the target.
+        """
+        if len(self.decision.class_names) != 2:
+            raise ValueError(
+                f"the files do not tell which of {self.decision.class_names} was the target: "
+                "only results of a decision between two classes can be judged with their classifier"
+            )
+        before, after = self._outputs(results, self.classifier)
+        source = self.decision.prediction(before)
+        target = 1 - source
+        columns = (source, target, self.decision.flipped(after, target), self.decision.probability(after, target))
+        return [
+            replace(result, prediction=prediction, target=goal, flipped=flipped, p_after=p_after)
+            for result, prediction, goal, flipped, p_after in zip(
+                results, *(column.tolist() for column in columns), strict=True
+            )
+        ]
 
     @torch.no_grad()
     def measure(self, results: list[Result]) -> dict[str, Measurement]:
@@ -77,6 +107,7 @@ class Judges:
         found: dict[str, Measurement | None] = {}
         if self.classifier is not None and self.decision is not None:
             found |= self._transition(results)
+            found["untargeted_flip_rate"] = self._any_flip(results)
         if self.second is not None and self.second_decision is not None:
             found["non_adversarial_flip_rate"] = self._second_opinion(results)
         if self.oracle is not None:
@@ -109,49 +140,62 @@ class Judges:
 
     def _outputs(self, results: list[Result], network: Network) -> tuple[Tensor, Tensor]:
         """Of originals and counterfactuals, shape (N, D), in host memory."""
-        rows = [(network(before).cpu(), network(after).cpu()) for before, after in self._pairs(results)]
-        if not rows:
-            return torch.empty(0, 1), torch.empty(0, 1)
-        before, after = zip(*rows, strict=True)
-        return torch.cat(before).flatten(1).float(), torch.cat(after).flatten(1).float()
+        parts = ([network(images).float().reshape(len(images), -1) for images in pair] for pair in self._pairs(results))
+        before, after = gather(parts, len(results)) or [torch.empty(0, 1)] * 2
+        return before, after
 
     def _cosines(self, results: list[Result], network: Network) -> Tensor:
         return cosine_similarity(*self._outputs(results, network))
 
     def _transition(self, results: list[Result]) -> dict[str, Measurement | None]:
         """COUT, where it is known which classes were asked for."""
-        chosen, subset = self._subset([result for result in results if result.record is not None], CORRECT)
-        scores: dict[str, list[Tensor]] = {"paper": [], "corrected": []}
-        for start in range(0, len(chosen), self.batch_size):
-            part = chosen[start : start + self.batch_size]
-            source = torch.tensor([result.record.prediction for result in part], device=self.device)
-            [pair] = self._pairs(part)
-            target = self._targets(part, source, pair[1])
-            for convention, values in scores.items():
-                curves = transition_curves(*pair, source, target, self._probabilities, convention, self.batch_size)
-                values.append(curves.cout().cpu())
-        found = {name: torch.cat(values) if values else torch.empty(0) for name, values in scores.items()}
+        chosen, subset = self._subset([result for result in results if result.target is not None], CORRECT)
+        if not chosen:
+            return {}
+        starts = range(0, len(chosen), self.batch_size)
+        parts = (self._scores(chosen[start : start + self.batch_size]) for start in starts)
+        corrected, paper = gather(parts, len(chosen))
         return {
-            "cout": measure_mean(found["corrected"], subset, "corrected: the axis ends at 1"),
-            "cout_paper": measure_mean(found["paper"], subset, "as published: the axis can end beyond 1"),
+            "cout": measure_mean(corrected, subset, "corrected: the axis ends at 1"),
+            "cout_paper": measure_mean(paper, subset, "as published: the axis can end beyond 1"),
         }
+
+    def _scores(self, results: list[Result]) -> list[Tensor]:
+        """COUT of a batch, corrected and as published."""
+        source = torch.tensor([result.prediction for result in results], device=self.device)
+        [pair] = self._pairs(results)
+        target = self._targets(results, source, pair[1])
+        return [
+            transition_curves(*pair, source, target, self._probabilities, convention, self.batch_size).cout()
+            for convention in ("corrected", "paper")
+        ]
 
     def _targets(self, results: list[Result], source: Tensor, counterfactual: Tensor) -> Tensor:
         """The classes asked for; for an untargeted question the likeliest ones besides those to leave."""
         if isinstance(self.decision, AwayFrom):
             return self._probabilities(counterfactual).scatter(1, source[:, None], -1).argmax(1)
-        return torch.tensor([result.record.target for result in results], device=self.device)
+        return torch.tensor([result.target for result in results], device=self.device)
 
     def _probabilities(self, images: Tensor) -> Tensor:
         return self.decision.scores(self.classifier(images)).float().softmax(1)
 
+    def _any_flip(self, results: list[Result]) -> Measurement | None:
+        """Share that leave their class, whatever they become, where a target of more than two classes was asked for."""
+        known = [result for result in results if result.target is not None]
+        if len(self.decision.class_names) == 2 or isinstance(self.decision, AwayFrom) or not known:
+            return None
+        parts = ([self.decision.prediction(self.classifier(pair[1]))] for pair in self._pairs(known))
+        [after] = gather(parts, len(known))
+        left = after != torch.tensor([result.prediction for result in known])
+        return measure_mean(left.float(), EXPLAINED, "decided as any other class")
+
     def _second_opinion(self, results: list[Result]) -> Measurement | None:
         """Share of all that flip both classifiers, where it is known which classes were asked for."""
-        known = [result for result in results if result.record is not None]
+        known = [result for result in results if result.target is not None]
         if not known:
             return None
-        after = torch.cat([self.second(counterfactual).cpu() for _, counterfactual in self._pairs(known)])
-        target = torch.tensor([result.record.target for result in known])
+        [after] = gather(([self.second(counterfactual)] for _, counterfactual in self._pairs(known)), len(known))
+        target = torch.tensor([result.target for result in known])
         both = torch.tensor([result.flipped for result in known]) & self.second_decision.flipped(after, target)
         return measure_mean(both.float(), EXPLAINED, "a second classifier flips too")
 
@@ -186,8 +230,8 @@ class Judges:
         }
 
     def _distance(self, results: list[Result], name: str, distance: Distance) -> Measurement | None:
-        values = [distance(before, after).flatten().cpu() for before, after in self._pairs(results)]
-        return measure_mean(torch.cat(values) if values else torch.empty(0), EXPLAINED, name)
+        tables = gather(([distance(*pair).flatten()] for pair in self._pairs(results)), len(results))
+        return measure_mean(tables[0], EXPLAINED, name) if tables else None
 
     def _realism(self, results: list[Result], name: str, encoder: Network) -> dict[str, Measurement | None]:
         """FID and sFID, against all originals; left out, with a warning, where there are too few images."""
@@ -198,7 +242,7 @@ class Judges:
         before, after = self._outputs(results, encoder)
         index = torch.arange(len(results))
         whole = FrechetDistance(before.shape[1], name, min_images=self.min_images)
-        halves = SplitFrechetDistance(before.shape[1], name, min_images=self.min_images)
+        halves = SplitFrechetDistance(before.shape[1], name, repetitions=self.splits, min_images=self.min_images)
         found = {}
         for metric, places in ((whole, ((), ())), (halves, ((index,), (index[kept],)))):
             try:
@@ -211,17 +255,21 @@ class Judges:
             convention = f"features: {name}"
             if metric is halves:
                 value, deviation = value
-                convention += f"; standard deviation {deviation:.3g} over {halves.repetitions} splits"
+                convention += "; " + (
+                    "one split" if self.splits == 1 else f"standard deviation {deviation:.3g} over {self.splits} splits"
+                )
             found[metric.name] = Measurement(value.item(), int(kept.sum()), subset, None, convention)
         return found
 
     def _in_region(self, results: list[Result]) -> Measurement | None:
         """Share of the absolute change that falls where the query can show."""
+        chosen, subset = self._subset(results, FLIPPED)
         shares = []
-        for result in self._subset(results, FLIPPED)[0]:
+        for result in chosen:
             original, counterfactual = result.images()
             change = (counterfactual - original).abs().sum(0)
             if change.any():
-                shares.append(change[torch.from_numpy(self.region(result.id))].sum() / change.sum())
-        subset = self._subset([], FLIPPED)[1]
+                shares.append((change[torch.from_numpy(self.region(result.id))].sum() / change.sum()).item())
+        if chosen and not shares:
+            warnings.warn("change_in_region is left out: no image has changed", stacklevel=3)
         return measure_mean(torch.tensor(shares), subset, "where the query alone changes the true picture")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 RESAMPLES = 1000
-_CHUNK = 2**24  # indices drawn at a time
+_CHUNK = 2**20  # indices drawn at a time
 
 
 @dataclass(frozen=True)

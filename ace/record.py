@@ -84,6 +84,8 @@ class Record:
         unet_forwards: forward passes of the UNet spent on this image.
         unet_backwards: backward passes of the UNet spent on this image.
         seconds: wall-clock time spent on this image.
+        peak_memory: most memory, in bytes, that the device (a CPU: the process) had had in use when it was done;
+            records of older versions have none.
         seed: run seed.
         status: `flipped`, `not_flipped`, `skipped: why` or `failed: why`.
 
@@ -109,6 +111,7 @@ class Record:
     unet_forwards: int | None = None
     unet_backwards: int | None = None
     seconds: float | None = None
+    peak_memory: int | None = None
     seed: int
     status: str
 

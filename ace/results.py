@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ace.images import from_uint8, load_png
-from ace.record import Record
 from ace.run_store import RunStore
 
 
@@ -23,7 +22,8 @@ class Result:
         original, counterfactual: its PNG files.
         correct: whether the classifier decides the original as it is labelled; None if the label is unknown.
         flipped: whether the counterfactual is decided as asked.
-        record: all that a run knows of it; None for results of another code.
+        prediction: class decided for the original; target: class asked for, or of an untargeted question the one to
+            leave; p_after: probability of the target for the counterfactual. None if unknown, see `Judges.decided`.
     """
 
     id: str
@@ -31,7 +31,9 @@ class Result:
     counterfactual: Path
     correct: bool | None
     flipped: bool
-    record: Record | None = None
+    prediction: int | None = None
+    target: int | None = None
+    p_after: float | None = None
 
     def images(self) -> tuple[Tensor, Tensor]:
         """Original and counterfactual, float32 in [0, 1], shape (C, H, W)."""
@@ -48,7 +50,9 @@ def results_of_run(store: RunStore) -> list[Result]:
             store.image_path("counterfactual", record.id),
             None if record.label is None else record.label == record.prediction,
             record.flipped,
-            record,
+            record.prediction,
+            record.target,
+            record.p_after,
         )
         for record in store.records()
         if record.explained

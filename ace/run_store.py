@@ -211,10 +211,7 @@ class RunStore:
         Raises:
             ValueError: the name is not a plain file name.
         """
-        path = self.folder / check_id(name)
-        with writing(path):
-            write_whole((json.dumps(_finite(value), indent=2, allow_nan=False) + "\n").encode(), path)
-        return path
+        return write_json(self.folder / check_id(name), value)
 
     def class_name(self, index: int | None) -> str:
         """Name of a predicted class, as in the setting `decision.class_names`; its number where it has none."""
@@ -238,6 +235,17 @@ class RunStore:
     def logs(self) -> list[Path]:
         """The record files that the processes of the run have begun."""
         return sorted(self.folder.glob("records.rank*.jsonl"))
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write a JSON file whole; numbers that are not finite become null.
+
+    Raises:
+        WriteError: the disk is full, or the folder cannot be written.
+    """
+    with writing(path):
+        write_whole((json.dumps(_finite(value), indent=2, allow_nan=False) + "\n").encode(), path)
+    return path
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

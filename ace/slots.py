@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ace.attacks import Attack
+from ace.memory import peak_memory
 from ace.noise import draw, generator
 from ace.objective import Objective
 
@@ -38,7 +39,7 @@ class Query:
         prediction: class decided for the original.
         label: true class, if known.
         p_before: probability of the target for the original.
-        iterations, unet_forwards, unet_backwards, seconds: the cost so far.
+        iterations, unet_forwards, unet_backwards, seconds, peak_memory: the cost so far, see `ace.record.Record`.
         pre_explanation: the result of the attack.
         healthy: whether every loss and gradient was finite.
     """
@@ -53,6 +54,7 @@ class Query:
     unet_forwards: int = 0
     unet_backwards: int = 0
     seconds: float = 0.0
+    peak_memory: int = 0
     pre_explanation: Tensor | None = None
     healthy: bool = True
     stream: torch.Generator = field(init=False, repr=False)
@@ -194,6 +196,7 @@ class SlotPool:
         for slot, query in enumerate(self.queries):
             if query is not None and query.iterations == self.attack.iterations:
                 query.pre_explanation, query.healthy = self.image[slot].clone(), bool(self.healthy[slot])
+                query.peak_memory = peak_memory(self.image.device)
                 finished.append(query)
                 self.queries[slot] = None
         return finished

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from datetime import timedelta
 
@@ -12,6 +10,8 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
+
+from ace.memory import peak_memory
 
 PROBED = 2  # iterations: the first also loads kernels, the second is timed
 
@@ -57,11 +57,3 @@ class RunEstimate(Callback):
             f"{self.images} images for each device, {explainer.slots} at a time: about {total} "
             f"(up to {iterations} iterations of {seconds:.2g} s) and {peak_memory(pl_module.device) / 2**30:.1f} GiB"
         )
-
-
-def peak_memory(device: torch.device) -> int:
-    """Most memory in use so far, in bytes: of the device, or of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

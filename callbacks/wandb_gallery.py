@@ -13,6 +13,7 @@ from ace.run_store import RunStore
 
 _PICTURES = ("original", "pre_explanation", "counterfactual", "mask")
 _NUMBERS = ("p_before", "p_attack", "p_after", "l1", "l2", "linf", "changed_area", "iterations")
+_COLUMNS = ["metric", "value", "low", "high", "n", "subset", "convention"]
 
 
 def log_run(loggers: Sequence[Logger], store: RunStore, metrics: dict[str, Any], examples: int = 64) -> None:
@@ -24,14 +25,33 @@ def log_run(loggers: Sequence[Logger], store: RunStore, metrics: dict[str, Any],
         metrics: what `ace.evaluation.evaluate` returned.
         examples: most rows of the table.
     """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            _log_pictures(logger, store, examples)
+    log_metrics(loggers, metrics)
+
+
+def log_metrics(loggers: Sequence[Logger], metrics: dict[str, Any]) -> None:
+    """Log the values of a run's metrics, to a `WandbLogger` with all that is needed to read them, and end its run.
+
+    Args:
+        loggers: of rank zero.
+        metrics: what `ace.evaluation.evaluate` returned.
+    """
     scalars = {f"metrics/{name}": measured["value"] for name, measured in metrics["metrics"].items()}
     scalars["metrics/n"] = metrics["n"]
     for logger in loggers:
         logger.log_metrics(scalars)
         logger.save()  # Lightning has closed them already: a CSVLogger would keep the row in memory
         if isinstance(logger, WandbLogger):
-            _log_pictures(logger, store, examples)
+            rows = [_measured(name, measured) for name, measured in metrics["metrics"].items()]
+            logger.log_table("evaluation", columns=_COLUMNS, data=rows)
             logger.experiment.finish()  # W&B's closing lines come before ours
+
+
+def _measured(name: str, measured: dict[str, Any]) -> list[Any]:
+    interval = measured["interval"] or (None, None)
+    return [name, measured["value"], *interval, measured["n"], measured["subset"], measured["convention"]]
 
 
 def _log_pictures(logger: WandbLogger, store: RunStore, examples: int) -> None:

@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from ace.run_lock import RunLockedError
 from callbacks.last_checkpoint import LastCheckpoint, last_checkpoint
 from callbacks.wandb_mode import never_prompt
+from callbacks.wandb_run import remembered_run
 
 TIMEOUT = timedelta(days=7)
 
@@ -88,9 +89,15 @@ class ExplainCLI(OutputCLI):
         parser.link_arguments("model.slots", "data.init_args.batch_size")
 
     def before_instantiate_classes(self) -> None:
-        """Let processes wait for the slowest at the end: shares of a run differ by more than half an hour."""
+        """Go on with the run folder's W&B run, and let processes wait for the slowest at the end.
+
+        Their shares differ by more than half an hour.
+        """
         super().before_instantiate_classes()
         trainer = self.config.trainer
+        for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
+            if getattr(logger, "class_path", "").endswith("WandbLogger") and not logger.init_args.get("id"):
+                logger.init_args.id = remembered_run(self.config.output_dir).get("id")
         if trainer.strategy == "ddp" or (trainer.strategy == "auto" and trainer.devices not in (1, "1", "auto")):
             patience = {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"timeout": TIMEOUT}}
             trainer.strategy = dict_to_namespace(patience)

@@ -7,8 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,7 @@ from lightning.pytorch.loggers import Logger
 from tqdm import tqdm
 
 from ace.evaluation import evaluate as evaluate_store
-from ace.evaluation import evaluate_published, measure_diversity
 from ace.images import from_uint8, load_png
-from ace.judges import Subsets
 from ace.models.identity import folder_hash
 from ace.models.unet import local_folder
 from ace.preflight import check_networks
@@ -37,10 +33,10 @@ from callbacks.progress_logger import ProgressLogger
 from callbacks.run_estimate import RunEstimate
 from callbacks.stop_run import StopRun
 from callbacks.wandb_gallery import log_run
+from callbacks.wandb_run import remember_run
 from datamodules.base import LOADING_ARGUMENTS, ImageDataModule
 from lit_modules.cli import ExplainCLI, one_sentence
 from lit_modules.counterfactual import MEMORY_ARGUMENTS, LitCounterfactual
-from lit_modules.evaluation import judges_of_run, load_judges
 from lit_modules.metric_table import print_metrics
 
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -65,6 +61,7 @@ def generate(args: list[str]) -> RunStore | None:
             trainer.callbacks.append(CounterfactualProgress(progress))
         for logger in trainer.loggers:
             logger.log_hyperparams(store.config)
+        remember_run(trainer.loggers, store)
         trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
         stop.wait_for_others(trainer)
         if trainer.is_global_zero:
@@ -88,46 +85,6 @@ def refine(
     with _locked(target.folder):
         _refine(source, target, model)
     return target
-
-
-def evaluate(
-    run: str,
-    experiment: str | None = None,
-    compare: list[str] | None = None,
-    networks: dict[str, str | None] | None = None,
-    subsets: Subsets = "paper",
-    min_images: int | None = None,
-    batch_size: int = 32,
-) -> None:
-    """Compute the metrics of a run: prints them and writes metrics.json, records.csv and report.html.
-
-    Args:
-        run: folder of the run, or with ``experiment`` a results folder in the layout of the published code.
-        experiment: name of a folder in ``run/Results``.
-        compare: folders of further runs, measured too and printed beside it.
-        networks: files of the networks that judge, by name: see `lit_modules.evaluation.load_judges`; null for one
-            whose weights come with an installed package.
-        subsets: ``paper`` takes for each metric the images that the papers take, ``all`` all explained ones.
-        min_images: how many images a Fréchet distance needs; by default one more than it has features.
-        batch_size: images at a time.
-    """
-    options = {"subsets": subsets, "min_images": min_images, "batch_size": batch_size}
-    load = partial(load_judges, networks or {}, **options)
-    if experiment is not None:
-        if compare:
-            sys.exit("error: --compare takes run folders, which --experiment has not: leave one of them out")
-        print_metrics({experiment: one_sentence(lambda: evaluate_published(run, experiment, load()))})
-        return
-    stores = {folder: one_sentence(partial(RunStore.open, folder)) for folder in (run, *(compare or []))}
-    judges, found = one_sentence(load), {}
-    for folder, store in stores.items():
-        found[folder] = one_sentence(lambda store=store: evaluate_store(store, judges_of_run(judges, store)))
-        if store.records():
-            write_report(store)
-    if compare:
-        diversity = one_sentence(lambda: measure_diversity(list(stores.values()), judges))
-        found[run]["metrics"] |= {name: asdict(measurement) for name, measurement in diversity.items()}
-    print_metrics(found)
 
 
 def report(run: str) -> None:
@@ -277,6 +234,7 @@ def _stored_query(store: RunStore, record: Record, device: torch.device) -> Quer
         unet_forwards=record.unet_forwards,
         unet_backwards=record.unet_backwards,
         seconds=record.seconds,
+        peak_memory=record.peak_memory or 0,
         pre_explanation=pre_explanation,
     )
 

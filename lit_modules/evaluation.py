@@ -1,29 +1,86 @@
-"""Wiring of ``explain.py evaluate``: the networks that judge a run, from their files and the run's configuration."""
+"""``explain.py evaluate``: networks that judge, from their files and the run's configuration, and what they find."""
 
 from __future__ import annotations
 
+import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
 
 from ace.decision import AwayFrom, Decision, decision_for
-from ace.judges import Judges
+from ace.evaluation import evaluate as evaluate_store
+from ace.evaluation import evaluate_published, measure_diversity
+from ace.judges import Judges, Subsets
 from ace.metrics.oracle import query_correlations
 from ace.models.classifiers import ImageClassifier
 from ace.models.encoders import load_encoder
 from ace.models.identity import folder_hash
+from ace.report import write_report
 from ace.run_store import RunStore
+from callbacks.wandb_gallery import log_metrics
+from callbacks.wandb_run import run_loggers
 from datamodules.base import ImageDataModule
-from lit_modules.cli import sentence
+from lit_modules.cli import one_sentence, sentence
+from lit_modules.metric_table import print_metrics
 
 SECOND = "second_classifier"
 ROLES = {"vggface2": "faces", "simsiam": "scenes"}
+
+
+def evaluate(
+    run: str,
+    experiment: str | None = None,
+    compare: list[str] | None = None,
+    networks: dict[str, str | None] | None = None,
+    subsets: Subsets = "paper",
+    min_images: int | None = None,
+    splits: int = 10,
+    batch_size: int = 32,
+    classifier: str | None = None,
+    query: int | str | None = None,
+) -> None:
+    """Compute the metrics of a run: prints them and writes metrics.json, records.csv, report.html and its W&B run.
+
+    Args:
+        run: folder of the run, or with ``experiment`` a results folder in the layout of the published code.
+        experiment: name of a folder in ``run/Results``, where metrics.json goes.
+        compare: folders of further runs, measured too and printed beside it; of runs that differ in their seed alone
+            also the diversity.
+        networks: files of the networks that judge, by name: see `load_judges`; null for one whose weights come with an
+            installed package.
+        subsets: ``paper`` takes for each metric the images that the papers take, ``all`` all explained ones.
+        min_images: how many images a Fréchet distance needs; by default one more than it has features.
+        splits: random halves that sFID is averaged over; 1 for the single split of the published code.
+        batch_size: images at a time.
+        classifier: with ``experiment``, folder of the classifier that was explained; a run knows its own.
+        query: with ``classifier``, the attribute that was asked for, if it knows several.
+    """
+    options = {"subsets": subsets, "min_images": min_images, "splits": splits, "batch_size": batch_size}
+    load = partial(load_judges, networks or {}, **options)
+    if experiment is not None:
+        if compare:
+            sys.exit("error: --compare takes run folders, which --experiment has not: leave one of them out")
+        judges = one_sentence(lambda: judges_of_results(load(), classifier, query))
+        print_metrics({experiment: one_sentence(lambda: evaluate_published(run, experiment, judges))})
+        return
+    if classifier is not None or query is not None:
+        sys.exit("error: --classifier and --query go with --experiment: a run folder knows what it explained")
+    stores = {folder: one_sentence(partial(RunStore.open, folder)) for folder in (run, *(compare or []))}
+    judges, found = one_sentence(load), {}
+    shared = one_sentence(lambda: measure_diversity(list(stores.values()), judges)) if compare else {}
+    for folder, store in stores.items():
+        found[folder] = one_sentence(lambda store=store: evaluate_store(store, judges_of_run(judges, store), shared))
+        if store.records():
+            write_report(store)
+        log_metrics(run_loggers(store), found[folder])
+    print_metrics(found)
 
 
 def load_judges(networks: dict[str, str | None], **options: Any) -> Judges:
@@ -57,9 +114,30 @@ def judges_of_run(judges: Judges, store: RunStore) -> Judges:
         with _left_out(SECOND, ValueError):
             judges.second_decision = _decision(judges.second, query, store)
     if query is not None:
-        judges.query = judges.attributes.index(query) if query in judges.attributes else None
+        judges.query = _index(judges, query)
         with _left_out("the run's data, for change_in_region and cd,", OSError, ValueError, TypeError, ArgumentError):
             _add_data(judges, store, query)
+    return judges
+
+
+def judges_of_results(judges: Judges, classifier: str | None, query: int | str | None) -> Judges:
+    """The judges, with what the folders of another code's results do not tell: what was explained.
+
+    Raises:
+        FileNotFoundError: there is no such classifier.
+        ValueError: it is damaged, does not know the query, or none is given for the query.
+    """
+    if classifier is None:
+        if query is not None:
+            raise ValueError(f"query {query!r} is asked of a classifier: give the folder of the one that was explained")
+        return judges
+    explained = ImageClassifier.from_pretrained(classifier)
+    decision = decision_for(explained, query)
+    name = None if query is None else decision.class_names[1]
+    judges = replace(judges, classifier=explained.to(judges.device), decision=decision, query=_index(judges, name))
+    if judges.second is not None:
+        with _left_out(SECOND, ValueError):
+            judges.second_decision = _same_decision(judges.second, name, decision.class_names)
     return judges
 
 
@@ -99,10 +177,21 @@ def _decision(classifier: ImageClassifier, query: str | None, store: RunStore) -
     Raises:
         ValueError: it decides something else.
     """
-    decision, names = decision_for(classifier, query), store.settings["decision"]
-    if decision.class_names != names["class_names"]:
-        raise ValueError(f"it decides between {decision.class_names}, the run was about {names['class_names']}")
+    names = store.settings["decision"]
+    decision = _same_decision(classifier, query, names["class_names"])
     return AwayFrom(decision) if names["target_names"] != names["class_names"] else decision
+
+
+def _same_decision(classifier: ImageClassifier, query: str | None, class_names: list[str]) -> Decision:
+    decision = decision_for(classifier, query)
+    if decision.class_names != class_names:
+        raise ValueError(f"it decides between {decision.class_names}, what was explained between {class_names}")
+    return decision
+
+
+def _index(judges: Judges, query: str | None) -> int | None:
+    """Of the attribute among those of the oracle."""
+    return judges.attributes.index(query) if query in judges.attributes else None
 
 
 def _add_data(judges: Judges, store: RunStore, query: str) -> None:

@@ -15,7 +15,7 @@ from datamodules.avatars import AvatarsDataset
 
 CONFIG = Path(__file__).parents[1] / "configs" / "avatars" / "explain.yaml"
 KINDS = ("original", "pre_explanation", "counterfactual", "mask")
-TIMES = ("seconds", "written")
+TIMES = ("seconds", "peak_memory", "written")
 
 # Always the same examples, however slow the machine.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50, database=None)
@@ -148,7 +148,7 @@ def pictures(folder, kinds=KINDS):
 
 
 def records(folder):
-    """Records of a run by id, without times, as its files hold them."""
+    """Records of a run by id, without what another run would measure otherwise, as its files hold them."""
     lines = [json.loads(line) for log in folder.glob("records.rank*.jsonl") for line in log.open()]
     assert len({line["id"] for line in lines}) == len(lines), "an image was done twice"
     return {line["id"]: {name: value for name, value in line.items() if name not in TIMES} for line in lines}

@@ -69,7 +69,7 @@ def test_the_run_folder_is_complete(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {
         "config.yaml", "gallery.png", "images", "metrics.json", "records.csv", "records.rank0.jsonl", "report.html",
-        "wandb",
+        "wandb", "wandb.json",
     }  # fmt: skip
     ids = [f"avatars-test-{index:06d}" for index in range(4)]
     for kind in KINDS:
@@ -295,7 +295,8 @@ def test_two_processes_give_the_bytes_of_one_and_may_outnumber_the_images(finish
     assert (folder / "records.rank1.jsonl").exists()
     assert pictures(folder) == pictures(finished)
     assert records(folder) == records(finished)
-    assert [{**row, "seconds": 0} for row in table(folder)] == [{**row, "seconds": 0} for row in table(finished)]
+    measured = {"seconds": 0, "peak_memory": 0}
+    assert [row | measured for row in table(folder)] == [row | measured for row in table(finished)]
     assert "4 images to explain, 1 of them done before" in rest.stdout
     assert rest.stdout.count("images to explain") == 1, "only rank zero speaks"
 
@@ -312,6 +313,7 @@ def test_refine_with_the_same_settings_gives_the_same_pictures(finished, tmp_pat
     assert after == {id: record | {"unet_forwards": record["unet_forwards"] + 2} for id, record in before.items()}
     for old, new in zip(table(finished), table(tmp_path / "again"), strict=True):
         assert float(new["seconds"]) > float(old["seconds"])
+        assert int(new["peak_memory"]) >= int(old["peak_memory"]) > 2**27, "torch alone takes more than 128 MiB"
 
 
 def test_refine_with_another_threshold_makes_a_folder_of_its_own(copied):

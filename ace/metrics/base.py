@@ -80,7 +80,9 @@ class PerImageMetric(RowMetric):
 
 
 def joined(state: list[Tensor] | Tensor) -> Tensor:
-    """The content of a list state, before or after torchmetrics gathered it."""
+    """The content of a list state, before or after torchmetrics gathered it; of one part, that part and no copy."""
+    if isinstance(state, list) and len(state) == 1:
+        return state[0]
     return dim_zero_cat(state) if len(state) else torch.empty(0)
 
 

@@ -89,6 +89,10 @@ class FrechetDistance(FrechetInceptionDistance):
         self.name = _name("f", extractor)
         self.extractor, self.min_images = extractor, _min_images(min_images, num_features)
 
+    def update(self, imgs: Tensor, real: bool) -> None:
+        for part in imgs.split(_CHUNK):  # features are twice as large in float64
+            super().update(part, real)
+
     def compute(self) -> Tensor:
         """The distance.
 

@@ -33,6 +33,7 @@ def explained(id: str, prediction: int, status: str, number: float) -> Record:
         unet_forwards=int(number) * 60,
         unet_backwards=int(number) * 50,
         seconds=number * 4,
+        peak_memory=int(number) * 1000,
         seed=0,
         status=status,
     )
@@ -56,6 +57,7 @@ def means(number: float) -> dict[str, float]:
         "unet_forwards": pytest.approx(number * 60),
         "unet_backwards": pytest.approx(number * 50),
         "seconds": pytest.approx(number * 4),
+        "peak_memory": pytest.approx(number * 1000),
     }
 
 
@@ -207,6 +209,18 @@ def test_metrics_of_an_older_version_are_replaced(judged):
     assert evaluate(judged).keys() == {"n", "metrics", "directions", "status"}
 
 
+def test_records_of_an_older_version_lack_the_memory(store):
+    store.add(explained("a", 0, "flipped", 1), {})
+    store.add(explained("b", 0, "flipped", 2), {})
+    [log] = store.folder.glob("records.rank*")
+    log.write_text(log.read_text().replace(', "peak_memory": 1000', ""))
+    metrics = evaluate(store)
+    assert (metrics["metrics"]["peak_memory"]["value"], metrics["metrics"]["peak_memory"]["n"]) == (2000, 1)
+    assert metrics["directions"]["sad -> glad"]["peak_memory"] == 2000
+    log.write_text(log.read_text().replace(', "peak_memory": 2000', ""))
+    assert "peak_memory" not in evaluate(store)["metrics"]
+
+
 # --- results of another code
 
 
@@ -229,6 +243,8 @@ def test_results_without_records_are_measured_from_their_images(tmp_path):
     assert found["linf"] == found["far"] == pytest.approx((52 + 103 + 1) / 255 / 3)
     assert found["changed_area"] == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
     assert {(measured["n"], measured["subset"]) for measured in metrics["metrics"].values()} == {(3, "explained")}
+    assert metrics["metrics"]["flip_rate"]["convention"] == "by the folders"
+    assert json.loads((tmp_path / "Results" / "mine" / "metrics.json").read_text())["metrics"].keys() == found.keys()
 
 
 # --- several runs
@@ -257,7 +273,19 @@ def test_diversity_is_the_distance_between_runs_of_what_all_explained(batch_size
     assert measured.value == pytest.approx(((10 + 20 + 30) / 3 + (0 + 51 + 51) / 3) / 2 / 255)
     assert (measured.n, measured.subset) == (2, "explained in all runs")
     assert measured.interval[0] < measured.value < measured.interval[1]
-    assert measured.convention == "lpips_alex, mean over pairs of 3 runs"
+    assert measured.convention == "lpips_alex, mean over pairs of the runs 1, 2, 3"
+
+
+def test_diversity_is_between_runs_that_differ_in_their_seed_alone(tmp_path):
+    def run(name, **model):
+        store = RunStore.create(tmp_path / name, {}, {"model": model})
+        store.add(explained("a", 0, "flipped", 1), pictures(0, 10))
+        return store
+
+    judges, first = Judges(distances={"far": l1}), run("1", seed=0, steps=5)
+    assert measure_diversity([first, run("2", seed=1, steps=5)], judges).keys() == {"diversity_far"}
+    with pytest.warns(UserWarning, match="diversity is left out: the runs differ in more than their seed"):
+        assert measure_diversity([first, run("3", seed=1, steps=6)], judges) == {}
 
 
 def test_without_a_distance_or_a_shared_image_there_is_no_diversity(make_run):

@@ -12,7 +12,6 @@ from ace.decision import AwayFrom, BinaryDecision, ClassDecision
 from ace.images import save_png
 from ace.judges import Judges
 from ace.metrics.closeness import l1
-from ace.record import Record
 from ace.results import Result
 
 PIXELS = 121  # no multiple of 50: the published axis of COUT ends at 122/121
@@ -71,10 +70,8 @@ def results(tmp_path):
         return tmp_path / name
 
     def result(id, before, after, label, flipped):
-        status = "flipped" if flipped else "not_flipped"
-        record = Record(id=id, label=label, prediction=0, target=1, flipped=flipped, seed=0, status=status)
         paths = picture(f"{id}-before.png", before), picture(f"{id}-after.png", after)
-        return Result(id, *paths, label == 0, flipped, record)
+        return Result(id, *paths, label == 0, flipped, prediction=0, target=1)
 
     return [result(id, *image) for id, image in IMAGES.items()]
 
@@ -152,7 +149,8 @@ def test_without_judges_there_is_no_metric(results):
 
 def test_identical_images_give_numbers(results, make_judges):
     same = [replace(result, counterfactual=result.original, flipped=True) for result in results]
-    found = make_judges(encoders={"pixels": look(3, 4)}, min_images=2).measure(same)
+    with pytest.warns(UserWarning, match="change_in_region is left out: no image has changed"):
+        found = make_judges(encoders={"pixels": look(3, 4)}, min_images=2).measure(same)
     assert found.keys() == (NAMES | {"fd_pixels", "sfd_pixels"}) - {"change_in_region"}
     assert all(math.isfinite(value) for value in values(found).values())
     assert (found["fs"].value, found["mnac"].value, found["l1"].value) == (pytest.approx(1), 0, 0)
@@ -160,7 +158,7 @@ def test_identical_images_give_numbers(results, make_judges):
 
 
 def test_what_was_asked_is_needed_for_cout_and_the_second_opinion(results, make_judges):
-    published = [replace(result, record=None) for result in results]
+    published = [replace(result, prediction=None, target=None) for result in results]
     without = NAMES - {"cout", "cout_paper", "non_adversarial_flip_rate"}
     for judges in (make_judges(), make_judges(decision=None, second_decision=None)):
         assert judges.measure(published).keys() == without
@@ -169,7 +167,7 @@ def test_what_was_asked_is_needed_for_cout_and_the_second_opinion(results, make_
 
 def test_an_untargeted_question_is_judged_by_where_it_led(results, make_judges):
     targeted = values(make_judges().measure(results))
-    left = [replace(result, record=replace(result.record, target=0)) for result in results]
+    left = [replace(result, target=0) for result in results]
     away = AwayFrom(BinaryDecision())
     assert values(make_judges(decision=away, second_decision=away).measure(left)) == pytest.approx(targeted)
 
@@ -180,9 +178,7 @@ def test_cout_of_several_classes_is_between_the_two_of_the_question(results):
         return 1e3 * torch.cat([1 - white, torch.full_like(white, 0.5), white], dim=1)
 
     decision, [image] = ClassDecision(["x", "y", "z"]), results[:1]
-    reached = replace(image, record=replace(image.record, target=2))
-    missed = replace(image, record=replace(image.record, target=1))
-    left = replace(image, record=replace(image.record, target=0))
+    reached, missed, left = (replace(image, target=target) for target in (2, 1, 0))
     for result, asked, expected in (
         (reached, decision, 119 / PIXELS),
         (missed, decision, -1 / PIXELS),
@@ -190,6 +186,9 @@ def test_cout_of_several_classes_is_between_the_two_of_the_question(results):
     ):
         found = Judges(classifier=classifier, decision=asked).measure([result])
         assert found["cout"].value == pytest.approx(expected)
+    leaves = Judges(classifier=classifier, decision=decision).measure([missed])["untargeted_flip_rate"]
+    assert (leaves.value, leaves.n, leaves.subset) == (1, 1, EXPLAINED)
+    assert "untargeted_flip_rate" not in Judges(classifier=classifier, decision=AwayFrom(decision)).measure([left])
 
 
 def test_an_oracle_without_the_query_counts_attributes_alone(results, make_judges):
@@ -245,3 +244,28 @@ def test_images_of_one_name_in_two_folders_are_two(results):
 def test_an_empty_batch_is_refused():
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         Judges(batch_size=0)
+
+
+def test_results_of_another_code_are_decided_by_their_files(results, make_judges):
+    """The classifier looks at the first pixel, which the counterfactuals of a and c alone have white."""
+    unknown = [replace(result, prediction=None, target=None, flipped=not result.flipped) for result in results]
+    judges = make_judges(batch_size=3)
+    decided = judges.decided(unknown)
+    assert decided == [replace(result, p_after=float(result.flipped)) for result in results]
+    assert values(judges.measure(decided)) == pytest.approx(values(judges.measure(results)))
+    turned = [replace(result, original=result.counterfactual, counterfactual=result.original) for result in unknown]
+    assert [(r.prediction, r.target, r.flipped) for r in judges.decided(turned)] == [
+        (1, 0, True), (0, 1, False), (1, 0, True), (0, 1, False)
+    ]  # fmt: skip
+
+
+def test_of_several_classes_the_files_do_not_tell_the_target(results):
+    judges = Judges(classifier=look(0, 1, 2), decision=ClassDecision(["x", "y", "z"]))
+    with pytest.raises(ValueError, match=r"which of \['x', 'y', 'z'\] was the target"):
+        judges.decided(results)
+
+
+def test_one_split_has_no_deviation(results):
+    found = Judges(subsets="all", encoders={"inception": attributes_there}, min_images=2, splits=1).measure(results)
+    assert found["sfid"].convention == "features: inception; one split"
+    assert found["sfid"].value in (3.375, 3.875)

@@ -133,7 +133,8 @@ def test_records_of_another_version_are_refused_by_name(log):
 
 def test_a_record_reads_back_as_it_was(tmp_path):
     numbers = dict.fromkeys(("p_before", "p_attack", "p_after", "l2", "linf", "changed_area", "seconds"), 1 / 3)
-    counts = dict.fromkeys(("label", "prediction", "target", "iterations", "unet_forwards", "unet_backwards"), 7)
+    passes = ("iterations", "unet_forwards", "unet_backwards")
+    counts = dict.fromkeys(("label", "prediction", "target", "peak_memory", *passes), 7)
     written = record("x.y-z_0", status="failed: é\n\"'", flipped=False, **numbers, **counts)
     append_record(tmp_path / "log", written, HASH)
     [(found, _)] = read_records(tmp_path / "log", HASH)

@@ -39,7 +39,7 @@ def test_the_published_layout_tells_what_was_decided(published):
     assert [(result.id, result.correct, result.flipped) for result in results] == [
         ("c1", True, True), ("c2", True, False), ("i1", False, True)
     ]  # fmt: skip
-    assert all(result.record is None for result in results)
+    assert all((result.prediction, result.target) == (None, None) for result in results)
     for level, result in enumerate(results, start=10):
         levels = [255 * image.mean().item() for image in result.images()]
         assert levels == pytest.approx([level, 2 * level])
@@ -80,7 +80,7 @@ def test_of_a_run_the_explained_images_count(tmp_path):
     assert [(result.id, result.correct, result.flipped) for result in results] == [
         ("a", False, False), ("b", None, False), ("d", True, True)
     ]  # fmt: skip
-    assert results[0].record == store.records()[0]
+    assert {(result.prediction, result.target) for result in results} == {(1, 0)}
     assert torch.equal(results[0].images()[1], torch.full((3, 4, 4), 2 / 255))
 
 

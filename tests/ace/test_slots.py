@@ -139,7 +139,7 @@ def test_every_image_is_charged_its_own_passes_and_its_share_of_the_time(make_po
         pool.add(query(name))
     finished = pool.run(drain=True)
     assert [(one.iterations, one.unet_forwards, one.unet_backwards) for one in finished] == [(4, 12, 12)] * 3
-    assert all(one.seconds > 0 for one in finished)
+    assert all(one.seconds > 0 and one.peak_memory > 0 for one in finished)
     if slots == 5:
         assert len({one.seconds for one in finished}) == 1
 

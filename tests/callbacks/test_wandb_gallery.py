@@ -101,6 +101,14 @@ def test_a_run_is_shown_in_wandb(make_store, tmp_path, monkeypatch):
     pictures = [store.image_path(kind, row["id"]) for row in rows for kind in COLUMNS[4:8]]
     assert {load_png(path).tobytes() for path in staged} == {load_png(path).tobytes() for path in pictures}
 
+    [table] = (folder / "files" / "media" / "table").glob("evaluation*.table.json")
+    content = json.loads(table.read_text())
+    assert content["columns"] == ["metric", "value", "low", "high", "n", "subset", "convention"]
+    for name, value, low, high, n, subset, convention in content["data"]:
+        measured = metrics["metrics"][name]
+        assert [value, (low, high), n] == [measured["value"], pytest.approx(measured["interval"]), measured["n"]]
+        assert (subset, convention) == (measured["subset"], measured["convention"])
+
     [file] = folder.glob("*.wandb")
     logged = {key: value for row in history(file) for key, value in row.items()}
     assert logged["metrics/n"] == 3
@@ -116,7 +124,7 @@ class Recorder(WandbLogger):
     experiment = Mock()
 
     def __init__(self):
-        self.metrics, self.pictures, self.tables = [], [], []
+        self.metrics, self.pictures, self.tables = [], [], {}
 
     def log_metrics(self, metrics, step=None):
         self.metrics.append(metrics)
@@ -125,7 +133,7 @@ class Recorder(WandbLogger):
         self.pictures.append(key)
 
     def log_table(self, key, columns, data, **_):
-        self.tables.append(data)
+        self.tables[key] = data
 
 
 def test_the_table_shows_the_pictures_of_the_run(make_store):
@@ -133,7 +141,7 @@ def test_the_table_shows_the_pictures_of_the_run(make_store):
     metrics = evaluate(store)
     write_gallery(store)
     log_run([recorder], store, metrics, examples=2)
-    [rows] = recorder.tables
+    rows = recorder.tables["counterfactuals"]
     assert len(rows) == 2
     for index, row in enumerate(rows):
         for kind, shown in zip(COLUMNS[4:8], row[4:8], strict=True):
@@ -159,4 +167,5 @@ def test_a_run_without_explanations_logs_its_metrics_alone(make_store):
     store, recorder = make_store(0), Recorder()
     log_run([recorder], store, evaluate(store))
     assert recorder.metrics == [{"metrics/n": 0}]
-    assert recorder.pictures == recorder.tables == []
+    assert recorder.pictures == []
+    assert recorder.tables == {"evaluation": []}

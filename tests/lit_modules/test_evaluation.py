@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torchvision.models import alexnet
 
 import explain
 from ace.images import load_png, save_png
 from ace.models.classifiers import ImageClassifier
+from ace.models.encoders import NETWORKS
 from ace.run_store import RunStore
 from datamodules.avatar_faces import ATTRIBUTES
 from datamodules.avatars import AvatarsDataset
@@ -128,19 +130,39 @@ def test_a_run_made_by_hand_is_measured_without_judges_of_its_own(tmp_path, judg
 # --- what is missing or unfit
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("inception", "download pt_inception-2015-12-05-6726825d.pth from https.*put it at '.*nowhere'"),
-        ("second_classifier", "no classifier at '.*nowhere'.*train one"),
-    ],
-)
-def test_a_missing_network_is_reported_with_its_remedy(name, words, run, judge, tmp_path):
-    with pytest.warns(UserWarning, match=f"^{name} is left out: .*{words}") as found:
-        metrics = evaluate(run, "--subsets=all", **{name: tmp_path / "nowhere"}, oracle_classifier=judge)
-    assert len(found) == 1
-    assert metrics.keys() >= JUDGED - {"non_adversarial_flip_rate"}
-    assert not {"fid", "sfid", "non_adversarial_flip_rate"} & metrics.keys()
+def test_missing_networks_are_reported_with_their_remedy_and_the_others_go_on(run, judge, tmp_path):
+    missing = dict.fromkeys([*NETWORKS, "second_classifier"], tmp_path / "nowhere")
+    with pytest.warns(UserWarning, match=" is left out: ") as found:
+        metrics = evaluate(run, "--subsets=all", **missing | {"oracle_classifier": judge})
+    reasons = dict(str(warning.message).split(" is left out: ") for warning in found)
+    assert reasons.keys() == missing.keys() - {"oracle_classifier"}
+    assert "no classifier at" in reasons.pop("second_classifier")
+    for name, reason in reasons.items():
+        remedy = "download |`pip install |train a classifier "
+        assert re.fullmatch(rf"the weights of '{name}' are missing: ({remedy}).*; put it at '.*nowhere'", reason), name
+    assert metrics.keys() & JUDGED == JUDGED - {"non_adversarial_flip_rate"}
+    assert not {"fid", "sfid", "s3", "fva", "lpips_alex"} & metrics.keys()
+
+
+def test_a_run_in_which_nothing_changed_gives_numbers(run, judge, tmp_path):
+    """All that is computed from unchanged images is a number; of what is not there the reason is said."""
+    records = [json.loads(line) for line in (run / "records.rank0.jsonl").read_text().splitlines()]
+    for record in records:
+        record |= {"status": "flipped", "flipped": True, "l1": 0.0, "l2": 0.0, "linf": 0.0, "changed_area": 0.0}
+        shutil.copy(*(run / "images" / kind / f"{record['id']}.png" for kind in ("original", "counterfactual")))
+    (run / "records.rank0.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    network = alexnet()
+    torch.save({f"features.{name}": t for name, t in network.features.state_dict().items()}, tmp_path / "alex.pth")
+    networks = dict.fromkeys(("oracle_classifier", "second_classifier", "classifier"), judge)
+    with pytest.warns(UserWarning, match="change_in_region is left out: no image has changed"):
+        metrics = evaluate(run, "--min_images=2", **networks, lpips_alex=tmp_path / "alex.pth")
+    assert metrics.keys() >= (JUDGED - {"change_in_region"}) | {"lpips_alex", "fd_classifier", "sfd_classifier"}
+    for name, measured in metrics.items():
+        assert np.isfinite([measured["value"], *(measured["interval"] or ())]).all(), name
+        assert "nan" not in measured["convention"]
+    for name in ("l1", "lpips_alex", "mnac", "attributes_changed"):
+        assert metrics[name]["value"] == 0, name
+    assert metrics["fd_classifier"]["value"] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_network_without_a_path_comes_from_its_package(run, monkeypatch):

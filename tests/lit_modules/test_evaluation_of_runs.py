@@ -40,8 +40,10 @@ def test_runs_are_compared_side_by_side_and_by_their_diversity(run, other, tmp_p
 
     distance = load_encoder("lpips_alex", tmp_path)
     pairs = [stored(folder, "counterfactual") for folder in (run, other)]
-    expected = format(distance(*pairs).mean().item(), ".4g")
-    assert printed["diversity_lpips_alex"].split()[1] == expected
+    expected = distance(*pairs).mean().item()
+    assert printed["diversity_lpips_alex"].split()[1] == format(expected, ".4g")
+    assert metrics["diversity_lpips_alex"]["value"] == pytest.approx(expected), "and stored"
+    assert "diversity_lpips_alex" in (run / "report.html").read_text()
     assert (
         metrics.keys() == json.loads((other / "metrics.json").read_text())["metrics"].keys() >= {"lpips_alex", "cout"}
     )
@@ -78,6 +80,31 @@ def test_results_of_another_code_are_judged_as_those_of_a_run(published, run, ju
     metrics = evaluate(run, *options[:-1], oracle_classifier=judge, classifier=judge)
     for name in found.keys() - {"changed_area"}:
         assert float(found[name]) == pytest.approx(metrics[name]["value"], rel=1e-3)
+
+
+def test_with_the_classifier_they_are_judged_as_the_run_is(published, run, judge, classifier_folder, capsys):
+    options = ["--subsets=all", f"--networks={{oracle_classifier: {judge}, second_classifier: {judge}}}"]
+    asked = [f"--classifier={classifier_folder}", "--query=smiling"]
+    explain.main(["evaluate", str(published), "--experiment=mine", *asked, *options])
+    found = json.loads((published / "Results" / "mine" / "metrics.json").read_text())["metrics"]
+    metrics = evaluate(run, "--subsets=all", oracle_classifier=judge, second_classifier=judge)
+    own = {"l1", "l2", "linf", "changed_area", "flip_rate", "p_after", "bkl"}
+    assert found.keys() == own | JUDGED - {"cd", "change_in_region"}, "without the data"
+    for name in found.keys() - {"changed_area"}:
+        assert found[name]["value"] == pytest.approx(metrics[name]["value"], rel=1e-5), name
+    assert found["flip_rate"]["convention"] == "as saved"
+
+
+def test_what_was_explained_is_asked_of_other_code_alone(published, run, classifier_folder, make_judge, capsys):
+    assert "a run folder knows" in refusal(capsys, run, "--query=smiling")
+    assert "give the folder of" in refusal(capsys, published, "--experiment=mine", "--query=smiling")
+    assert "unknown query 'x'" in refusal(
+        capsys, published, "--experiment=mine", f"--classifier={classifier_folder}", "--query=x"
+    )
+    three = make_judge(("x", "y", "z"), "multiclass")
+    assert "which of ['x', 'y', 'z'] was the target" in refusal(
+        capsys, published, "--experiment=mine", f"--classifier={three}"
+    )
 
 
 def test_an_experiment_that_is_not_there_is_refused(published, capsys):
