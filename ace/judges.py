@@ -240,14 +240,14 @@ class Judges:
         subset = self._subset([], FLIPPED)[1]
         kept = torch.tensor([result.flipped or subset == EXPLAINED for result in results])
         before, after = self._outputs(results, encoder)
-        index = torch.arange(len(results))
+        after, index = after[kept], torch.arange(len(results))  # the rest need not stay in memory
         whole = FrechetDistance(before.shape[1], name, min_images=self.min_images)
         halves = SplitFrechetDistance(before.shape[1], name, repetitions=self.splits, min_images=self.min_images)
         found = {}
         for metric, places in ((whole, ((), ())), (halves, ((index,), (index[kept],)))):
             try:
                 metric.update(before, True, *places[0])
-                metric.update(after[kept], False, *places[1])
+                metric.update(after, False, *places[1])
                 value = metric.compute()
             except ValueError as error:
                 warnings.warn(f"{metric.name} is left out: {error}", stacklevel=2)

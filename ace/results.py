@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from ace.images import from_uint8, load_png
@@ -37,8 +37,12 @@ class Result:
 
     def images(self) -> tuple[Tensor, Tensor]:
         """Original and counterfactual, float32 in [0, 1], shape (C, H, W)."""
-        original, counterfactual = (from_uint8(load_png(path)) for path in (self.original, self.counterfactual))
+        original, counterfactual = map(from_uint8, self.arrays())
         return original, counterfactual
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Original and counterfactual, uint8, shape (H, W, C)."""
+        return load_png(self.original), load_png(self.counterfactual)
 
 
 def results_of_run(store: RunStore) -> list[Result]:
@@ -94,11 +98,12 @@ def batches(results: list[Result], size: int) -> Iterator[tuple[Tensor, Tensor]]
     """
     for start in range(0, len(results), size):
         part = results[start : start + size]
-        pairs = [result.images() for result in part]
+        pairs = [result.arrays() for result in part]
         for result, pair in zip(part, pairs, strict=True):
             if {image.shape for image in pair} != {pairs[0][0].shape}:
                 raise ValueError(
                     f"{result.counterfactual} or its original is not of the size of {part[0].original}: "
                     "metrics compare images of one size"
                 )
-        yield torch.stack([original for original, _ in pairs]), torch.stack([changed for _, changed in pairs])
+        originals, counterfactuals = zip(*pairs, strict=True)
+        yield from_uint8(np.stack(originals)), from_uint8(np.stack(counterfactuals))
