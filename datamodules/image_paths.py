@@ -16,8 +16,9 @@ from datamodules.layout import EXTENSIONS
 class ImagePathsDataModule(ImageFilesDataModule):
     """Any images, to be explained: ``--data datamodules.ImagePathsDataModule --data.paths a.jpg photos``.
 
-    They have no labels, and every split holds all of them. An image's id is made from its file name, or from its path
-    below the folder that is given; so it does not depend on where the files lie, nor on what else is explained.
+    They have no labels, every split holds all of them, and all are explained. An image's id is made from its file
+    name, or from its path below the folder that is given; so it does not depend on where the files lie, nor on what
+    else is explained.
 
     Args:
         paths: images, folders (with all images below them) and patterns (``photos/*.jpg``; ``**`` for any folders).
@@ -29,7 +30,7 @@ class ImagePathsDataModule(ImageFilesDataModule):
     """
 
     def __init__(self, paths: list[str] | str, **settings: Any) -> None:
-        super().__init__(**settings)
+        super().__init__(predict_split="test", num_images=None, **settings)
         self.class_names = []
         found: dict[str, str] = {}
         for given in [paths] if isinstance(paths, str) else paths:
