@@ -77,13 +77,6 @@ class LitCounterfactual(LightningModule):
             seed,
         )
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Explanation]:
-        """Explanations that are finished: of this batch or of earlier ones, the last batch gives all that are left."""
-        skipped = [Explanation(id, None, f"skipped: {reason}") for id, reason in batch.get("unreadable", ())]
-        if batch["id"]:
-            self.explainer.submit(batch["image"], labels=self._labels(batch), ids=batch["id"])
-        return skipped + self.explainer.advance(drain=batch_idx + 1 == self.trainer.num_predict_batches[0])
-
     def _labels(self, batch: dict[str, Any]) -> Tensor | None:
         """The labels of a batch, attributes in the order of the classifier's; None where they are not known."""
         labels, data = batch.get("label"), self.trainer.datamodule
@@ -93,3 +86,10 @@ class LitCounterfactual(LightningModule):
         if set(wanted) <= set(known):  # a classifier of few attributes may explain data that have more
             return labels[:, [known.index(name) for name in wanted]]
         return labels if labels.shape[1] == len(wanted) else None
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Explanation]:
+        """Explanations that are finished: of this batch or of earlier ones, the last batch gives all that are left."""
+        skipped = [Explanation(id, None, f"skipped: {reason}") for id, reason in batch.get("unreadable", ())]
+        if batch["id"]:
+            self.explainer.submit(batch["image"], labels=self._labels(batch), ids=batch["id"])
+        return skipped + self.explainer.advance(drain=batch_idx + 1 == self.trainer.num_predict_batches[0])
