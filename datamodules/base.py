@@ -4,7 +4,7 @@ import os
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
 import lightning
 import torch
@@ -22,12 +22,12 @@ class Sample(TypedDict):
 
     Attributes:
         image: float32 tensor [C, H, W] in [0, 1].
-        label: class index, or float32 tensor [A] of 0/1 for attribute data.
+        label: class index, or float32 tensor [A] of 0/1 for attribute data; left out where it is not known.
         id: stable, unique and safe as a file name.
     """
 
     image: torch.Tensor
-    label: int | torch.Tensor
+    label: NotRequired[int | torch.Tensor]
     id: str
 
 

@@ -15,11 +15,11 @@ from datamodules.image_files import (
     Entry,
     ImageFilesDataModule,
     Label,
-    Resize,
     check_shares,
     hashed_split,
     image_id,
 )
+from datamodules.resizing import Resample, Resize
 
 _NAMED = 5  # missing files that are named
 
@@ -48,7 +48,7 @@ class CSVDataModule(ImageFilesDataModule):
             and stays the same whatever other images come or go.
         val_share, test_share: shares of the images that are held back, where there is no split column.
         class_names: by default the sorted values of the label column, or the names of the attribute columns.
-        image_size, horizontal_flip, resize, corrupt: see `ImageFilesDataModule`.
+        image_size, horizontal_flip, resize, corrupt, resample: see `ImageFilesDataModule`.
         batch_size, num_workers, predict_split, num_images: see `ImageDataModule`.
 
     Raises:
@@ -74,9 +74,10 @@ class CSVDataModule(ImageFilesDataModule):
         num_workers: int | None = None,
         predict_split: Split = "test",
         num_images: int | None = None,
+        resample: Resample = "bilinear",
     ) -> None:
         super().__init__(
-            image_size, horizontal_flip, resize, corrupt, batch_size, num_workers, predict_split, num_images
+            image_size, horizontal_flip, resize, corrupt, batch_size, num_workers, predict_split, num_images, resample
         )
         check_shares(val_share, test_share)
         file = Path(csv).expanduser()

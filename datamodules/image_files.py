@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
 from abc import abstractmethod
@@ -22,13 +21,12 @@ from tqdm import tqdm
 
 from ace.images import from_uint8
 from datamodules.base import ImageDataModule, Sample, Split
+from datamodules.resizing import Resample, Resize, resized
 
-Resize = Literal["crop", "squash", "random_crop"]
 Corrupt = Literal["refuse", "skip"]
 Label = int | tuple[int, ...]  # a class index, or 0/1 attributes
 
 _REMEDY = ": remove or replace the file, or set corrupt to 'skip'."
-_SMALLEST_CROP = 0.8  # of the area of the largest crop
 _CHUNK = 1024  # files that are checked between two steps of the progress bar
 _NAMED = 20  # unreadable files that are reported by name
 
@@ -38,10 +36,13 @@ class UnreadableImageError(ValueError):
 
 
 class Entry(NamedTuple):
-    """One image file; an attribute label is a tuple, as a million small tensors are slow to hand to the workers."""
+    """One image file; an attribute label is a tuple, as a million small tensors are slow to hand to the workers.
+
+    The label is None where it is not known.
+    """
 
     path: str
-    label: Label
+    label: Label | None
     id: str
 
 
@@ -107,49 +108,42 @@ class ImageFiles(Dataset):
     Args:
         entries: the files with their labels and ids; none is opened before it is asked for.
         image_size: height and width, or one number for both.
-        resize: ``crop`` scales to cover the size and crops at the centre, ``squash`` changes the proportions,
-            ``random_crop`` takes 80 % to 100 % of the largest crop from a random place.
+        resize, resample: see `resized`.
         flip: mirror half of the images, chosen anew each time.
 
     Attributes:
-        ids, labels, paths: one for each image, known without reading it.
+        ids, paths: one for each image, known without reading it.
+        labels: too; there is no such attribute where a label is not known.
     """
 
     def __init__(
-        self, entries: Sequence[Entry], image_size: int | tuple[int, int], resize: Resize = "crop", flip: bool = False
+        self,
+        entries: Sequence[Entry],
+        image_size: int | tuple[int, int],
+        resize: Resize = "crop",
+        flip: bool = False,
+        resample: Resample = "bilinear",
     ) -> None:
         self.paths = [entry.path for entry in entries]
-        self.labels = [entry.label for entry in entries]
         self.ids = [entry.id for entry in entries]
+        self._labels = [entry.label for entry in entries]
+        if None not in self._labels:
+            self.labels = self._labels
         self._size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self._resize, self._flip = resize, flip
+        self._resize, self._flip, self._resample = resize, flip, resample
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Sample:
-        image = from_uint8(np.asarray(_resized(read_rgb(self.paths[index]), self._size, self._resize)))
+        pixels = resized(read_rgb(self.paths[index]), self._size, self._resize, self._resample)
+        image = from_uint8(np.asarray(pixels))
         if self._flip and torch.rand(()) < 0.5:
             image = image.flip(-1)
-        label = self.labels[index]
-        if not isinstance(label, int):
-            label = torch.tensor(label, dtype=torch.float32)
-        return {"image": image, "label": label, "id": self.ids[index]}
-
-
-def _resized(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.Image:
-    """The image in another size, antialiased: Pillow's bilinear filter widens when it shrinks."""
-    height, width = size
-    if resize == "squash":
-        return image.resize((width, height), Image.Resampling.BILINEAR)
-    side, x, y = 1.0, 0.5, 0.5
-    if resize == "random_crop":
-        area, x, y = torch.rand(3).tolist()
-        side = math.sqrt(_SMALLEST_CROP + (1 - _SMALLEST_CROP) * area)
-    scale = side * min(image.width / width, image.height / height)
-    left, top = (max(0.0, image.width - scale * width) * x, max(0.0, image.height - scale * height) * y)
-    box = (left, top, min(left + scale * width, image.width), min(top + scale * height, image.height))
-    return image.resize((width, height), Image.Resampling.BILINEAR, box)
+        label, sample = self._labels[index], {"image": image, "id": self.ids[index]}
+        if label is None:
+            return sample
+        return sample | {"label": label if isinstance(label, int) else torch.tensor(label, dtype=torch.float32)}
 
 
 def readable(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
@@ -184,9 +178,10 @@ class ImageFilesDataModule(ImageDataModule):
     Args:
         image_size: height and width that the networks see, or one number for both.
         horizontal_flip: mirror half of the training images.
-        resize: see `ImageFiles`; outside the train split ``random_crop`` is ``crop``.
+        resize: see `resized`; outside the train split ``random_crop`` is ``crop``.
         corrupt: what to do with a file that cannot be read. ``refuse`` stops when it is reached. ``skip`` reads
             all files of a split when it is first used, names the bad ones and leaves them out.
+        resample: filter of the resizing.
         batch_size, num_workers, predict_split, num_images: see `ImageDataModule`.
 
     Raises:
@@ -205,15 +200,17 @@ class ImageFilesDataModule(ImageDataModule):
         num_workers: int | None = None,
         predict_split: Split = "test",
         num_images: int | None = None,
+        resample: Resample = "bilinear",
     ) -> None:
         super().__init__(batch_size, num_workers, predict_split, num_images)
         if min((image_size,) if isinstance(image_size, int) else image_size) < 1:
             raise ValueError(f"image_size is {image_size}: give the height and width in pixels.")
-        for name, value, known in (("resize", resize, Resize), ("corrupt", corrupt, Corrupt)):
+        choices = {"resize": (resize, Resize), "corrupt": (corrupt, Corrupt), "resample": (resample, Resample)}
+        for name, (value, known) in choices.items():
             if value not in get_args(known):
                 raise ValueError(f"{name} is {value!r}: give one of {', '.join(get_args(known))}.")
         self.image_size, self.horizontal_flip = image_size, horizontal_flip
-        self.resize, self.corrupt = resize, corrupt
+        self.resize, self.corrupt, self.resample = resize, corrupt, resample
         self._datasets: dict[Split, ImageFiles] = {}
 
     @abstractmethod
@@ -231,7 +228,8 @@ class ImageFilesDataModule(ImageDataModule):
                     rank_zero_warn("\n".join([f"{len(bad)} images of {split} are left out:", *bad[:_NAMED]]) + more)
             train = split == "train"
             resize = "crop" if self.resize == "random_crop" and not train else self.resize
-            self._datasets[split] = ImageFiles(entries, self.image_size, resize, self.horizontal_flip and train)
+            flip = self.horizontal_flip and train
+            self._datasets[split] = ImageFiles(entries, self.image_size, resize, flip, self.resample)
         return self._datasets[split]
 
 

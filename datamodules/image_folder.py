@@ -8,20 +8,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import get_args
 
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import make_dataset
 
 from datamodules.base import Split
 from datamodules.image_files import (
     Corrupt,
     Entry,
     ImageFilesDataModule,
-    Resize,
     check_shares,
     hashed_split,
     image_id,
 )
+from datamodules.layout import EXTENSIONS
+from datamodules.resizing import Resample, Resize
 
-EXTENSIONS = (*IMG_EXTENSIONS, ".avif", ".gif", ".jfif")
 UNLABELLED = "images"  # the one class of images that lie in no class folder
 
 
@@ -34,7 +34,7 @@ class ImageFolderDataModule(ImageFilesDataModule):
 
     Args:
         root: folder of the splits, of the classes, or of the images.
-        image_size, horizontal_flip, resize, corrupt: see `ImageFilesDataModule`.
+        image_size, horizontal_flip, resize, corrupt, resample: see `ImageFilesDataModule`.
         val_share, test_share: shares of the images that are held back, where ROOT has no folders of splits.
         batch_size, num_workers, predict_split, num_images: see `ImageDataModule`.
 
@@ -56,9 +56,10 @@ class ImageFolderDataModule(ImageFilesDataModule):
         num_workers: int | None = None,
         predict_split: Split = "test",
         num_images: int | None = None,
+        resample: Resample = "bilinear",
     ) -> None:
         super().__init__(
-            image_size, horizontal_flip, resize, corrupt, batch_size, num_workers, predict_split, num_images
+            image_size, horizontal_flip, resize, corrupt, batch_size, num_workers, predict_split, num_images, resample
         )
         check_shares(val_share, test_share)
         self.root, self._shares = Path(root).expanduser(), (val_share, test_share)

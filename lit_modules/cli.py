@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -105,11 +106,22 @@ class ExplainCLI(OutputCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
         with warnings.catch_warnings():  # `explain.py` has taken its command's name off the arguments on purpose
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-            super().parse_arguments(parser, args)
+            super().parse_arguments(parser, None if args is None else join_paths(args))
 
     def plain_config(self) -> dict[str, Any]:
         """The resolved configuration in plain values."""
         return yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False))
+
+
+def join_paths(args: list[str]) -> list[str]:
+    """Arguments with all that follows ``--data.paths`` as one list: the shell turns ``photos/*.jpg`` into many."""
+    if "--data.paths" not in args:
+        return args
+    first = args.index("--data.paths") + 1
+    last = next((place for place in range(first, len(args)) if args[place].startswith("--")), len(args))
+    if last - first < 2:
+        return args
+    return [*args[: first - 1], f"--data.paths={json.dumps(args[first:last])}", *args[last:]]
 
 
 def _quieten_lightning() -> None:

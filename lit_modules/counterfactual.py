@@ -6,6 +6,7 @@ from typing import Any
 
 from jsonargparse import lazy_instance
 from lightning import LightningModule
+from torch import Tensor
 
 from ace.attacks import PGD, Attack
 from ace.decision import decision_for
@@ -76,9 +77,19 @@ class LitCounterfactual(LightningModule):
             seed,
         )
 
+    def _labels(self, batch: dict[str, Any]) -> Tensor | None:
+        """The labels of a batch, attributes in the order of the classifier's; None where they are not known."""
+        labels, data = batch.get("label"), self.trainer.datamodule
+        if labels is None or labels.ndim == 1 or data is None:
+            return labels
+        wanted, known = self.classifier.class_names, data.class_names
+        if set(wanted) <= set(known):  # a classifier of few attributes may explain data that have more
+            return labels[:, [known.index(name) for name in wanted]]
+        return labels if labels.shape[1] == len(wanted) else None
+
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Explanation]:
         """Explanations that are finished: of this batch or of earlier ones, the last batch gives all that are left."""
         skipped = [Explanation(id, None, f"skipped: {reason}") for id, reason in batch.get("unreadable", ())]
         if batch["id"]:
-            self.explainer.submit(batch["image"], labels=batch["label"], ids=batch["id"])
+            self.explainer.submit(batch["image"], labels=self._labels(batch), ids=batch["id"])
         return skipped + self.explainer.advance(drain=self.trainer.predict_loop.batch_progress.is_last_batch)

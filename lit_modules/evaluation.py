@@ -105,7 +105,7 @@ def judges_of_run(judges: Judges, store: RunStore) -> Judges:
     judges, model = replace(judges), store.config.get("model")
     if model is None:
         return judges
-    query = None if model["query"] is None else store.class_name(1)  # by name: indices are one classifier's own
+    query = None if model.get("query") is None else store.class_name(1)  # by name: indices are one classifier's own
     with _left_out("COUT", OSError, ValueError):
         classifier = _unchanged_classifier(store)
         judges.decision = _decision(classifier, query, store)

@@ -2,19 +2,23 @@
 
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 import yaml
 from lightning import LightningDataModule, LightningModule
 
 import explain
-from ace.images import save_png
 from ace.models.classifiers import ImageClassifier
+from ace.models.oracles import CELEBA_ATTRIBUTES
 from datamodules import ImageDataModule
+from datamodules.bdd_oia import ACTIONS
+from datamodules.imagenet import NAMES
 from lit_modules import LitCounterfactual
 from lit_modules.cli import ExplainCLI, TrainCLI
+from tests import layouts
 
 ROOT = Path(__file__).parents[1]
 EVALUATION = "configs/avatars/evaluate.yaml"  # of a command that needs a run
@@ -25,53 +29,73 @@ COMMAND = re.compile(
 )
 
 
+TINY = {"growth_rate": 4, "block_config": [1, 1], "num_init_features": 8}  # options of a DenseNet
+# What the classifier of a domain tells apart; the names of its classes, or of its attributes.
+CLASSES = {"image_folder": ["cat", "dog"], "imagenet": NAMES}
+ATTRIBUTES = {
+    "celeba": list(CELEBA_ATTRIBUTES),
+    "celeba_hq": ["Male", "Smiling", "Young"],
+    "bdd100k": list(ACTIONS),
+    "bdd_oia": list(ACTIONS),
+}
+
+
 @pytest.fixture(scope="session")
-def own_images(tmp_path_factory):
-    """A folder of images as in `ImageFolderDataModule`."""
-    root = tmp_path_factory.mktemp("own")
+def roots(tmp_path_factory):
+    """A tiny data set of each domain that has files, in its layout."""
+    own = tmp_path_factory.mktemp("own")
     for split in ("train", "val", "test"):
         for name in ("cat", "dog"):
-            (root / split / name).mkdir(parents=True)
-            save_png(np.full((70, 70, 3), 99, np.uint8), root / split / name / "0.png")
-    return root
+            layouts.image(own / split / name / "0.png", 70, 70)
+    published = ("celeba", "celeba_hq", "bdd100k", "bdd_oia", "imagenet")
+    return {"image_folder": own} | {name: getattr(layouts, name)(tmp_path_factory.mktemp(name)) for name in published}
 
 
 @pytest.fixture(scope="session")
-def own_classifier(tmp_path_factory):
-    """Folder of a tiny classifier of these images."""
-    folder = tmp_path_factory.mktemp("own classifier")
-    options = {"growth_rate": 4, "block_config": [1, 1], "num_init_features": 8}
-    ImageClassifier("torchvision.models.DenseNet", ["cat", "dog"], "multiclass", options).save_pretrained(folder)
-    return folder
+def classifiers(tmp_path_factory, classifier_folder):
+    """Folder of a tiny classifier for each domain."""
+    folders = {"avatars": classifier_folder}
+    for task, domains in (("multiclass", CLASSES), ("multilabel", ATTRIBUTES)):
+        for name, names in domains.items():
+            folders[name] = tmp_path_factory.mktemp(f"{name} classifier")
+            ImageClassifier("torchvision.models.DenseNet", names, task, TINY).save_pretrained(folders[name])
+    return folders
 
 
 @pytest.fixture
-def set_up(own_images, own_classifier, classifier_folder, ddpm_folder, tmp_path, monkeypatch):
-    """Instantiates what a command line describes, and runs nothing."""
+def set_up(roots, classifiers, ddpm_folder, tmp_path_factory, tmp_path, monkeypatch):
+    """Instantiates what a command line describes, with tiny networks or on the meta device, and runs nothing."""
 
     def make(script, arguments):
         monkeypatch.setattr("sys.argv", ["test"])
-        arguments = [argument.replace("ROOT", str(own_images)) for argument in arguments]
+        config = next((argument for argument in arguments if argument.startswith("configs/")), "")
+        domain = Path(config).parent.name
+        # BDD100k has no labels: its classifier learns from another data set.
+        root = roots.get("bdd_oia" if config == "configs/bdd100k/classifier.yaml" else domain)
+        arguments = [argument.replace("ROOT", str(root)) for argument in arguments]
         arguments = [str(ROOT / argument) if argument.startswith("configs/") else argument for argument in arguments]
         monkeypatch.chdir(tmp_path)
         if script.startswith("train.py"):
-            return TrainCLI(
-                LightningModule,
-                LightningDataModule,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                auto_configure_optimizers=False,
-                run=False,
-                args=arguments,
-            )
-        own = any("image_folder" in argument for argument in arguments)
-        tiny = [
-            f"--model.classifier={own_classifier if own else classifier_folder}",
-            f"--model.diffusion={ddpm_folder}",
-        ]
-        return ExplainCLI(
-            LitCounterfactual, ImageDataModule, subclass_mode_data=True, run=False, args=[*arguments, *tiny]
-        )
+            with torch.device("meta") if domain in roots else nullcontext():
+                return TrainCLI(
+                    LightningModule,
+                    LightningDataModule,
+                    subclass_mode_model=True,
+                    subclass_mode_data=True,
+                    auto_configure_optimizers=False,
+                    run=False,
+                    args=arguments,
+                )
+        tiny = {"classifier": str(classifiers[domain or "avatars"]), "diffusion": str(ddpm_folder)}
+        if config:  # published weights are not here, and their classes read files
+            content = yaml.safe_load((ROOT / config).read_text())
+            content["model"] |= tiny
+            copy = tmp_path_factory.mktemp("config") / "explain.yaml"
+            copy.write_text(yaml.safe_dump(content))
+            arguments = [argument.replace(str(ROOT / config), str(copy)) for argument in arguments]
+        else:
+            arguments = [*arguments, *(f"--model.{name}={folder}" for name, folder in tiny.items())]
+        return ExplainCLI(LitCounterfactual, ImageDataModule, subclass_mode_data=True, run=False, args=arguments)
 
     return make
 
@@ -129,11 +153,11 @@ def test_the_command_of_an_evaluation_judges_a_run_by_the_networks_of_the_reposi
     assert "cd" in metrics
 
 
-@pytest.mark.parametrize("config", [config for config in CONFIGS if config.endswith("/explain.yaml")])
+@pytest.mark.parametrize("config", [config for config in CONFIGS if "/explain" in config])
 def test_an_explanation_has_one_seed_and_no_ball(config):
     content = yaml.safe_load((ROOT / config).read_text())
     assert "seed_everything" not in content, "the seed of the method is the model's"
-    assert content["model"]["seed"] == 0
+    assert isinstance(content["model"]["seed"], int)
     assert content["model"]["attack"]["init_args"]["epsilon"] is None
 
 
@@ -193,3 +217,18 @@ def test_the_classes_of_a_classifier_are_those_of_the_data(set_up):
 def test_the_slots_are_filled_by_one_batch(set_up):
     cli = set_up("explain.py generate", ["--config", "configs/avatars/explain.yaml", "--model.slots", "5"])
     assert cli.datamodule.batch_size == cli.model.explainer.slots == 5
+
+
+@pytest.mark.parametrize("config", ["configs/avatars/explain.yaml", "configs/bdd100k/explain_l1.yaml"])
+def test_single_images_take_the_place_of_the_data_set_and_keep_its_size(config, roots, set_up):
+    paths = [str(roots["image_folder"] / "test" / name / "0.png") for name in ("cat", "dog")]
+    folder = str(roots["image_folder"] / "val" / "cat")
+    arguments = ["--config", config, "--data", "datamodules.ImagePathsDataModule", "--data.paths"]
+    data = set_up("explain.py generate", [*arguments, paths[0]]).datamodule
+    assert data.dataset("test").paths == [paths[0]]
+    data = set_up("explain.py generate", [*arguments, f"{folder}/*.png", folder, "--model.slots", "2"]).datamodule
+    assert len(data.predict_ids()) == 1
+    expected = yaml.safe_load((ROOT / config).read_text())["data"]["init_args"]
+    size = expected.get("image_size", 64)
+    assert data.image_size == (tuple(size) if isinstance(size, list) else size)
+    assert data.resample == expected.get("resample", "bilinear")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch._utils import ExceptionWrapper
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
 
 from datamodules.image_files import (
     Entry,
@@ -208,6 +209,32 @@ def test_squash_keeps_the_whole_image(save):
     assert squashed[:, 5, 7].tolist() == [0, 0, 1]
 
 
+@pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(218, 178), (131, 97), (99, 140)])
+def test_crop_shows_what_torchvision_resizes_and_crops(save, shape, resample):
+    smooth = noise(16, 16).resize(shape[::-1], Image.Resampling.BICUBIC)
+    image = ImageFiles([entry(save(smooth))], 64, "crop", resample=resample)[0]["image"]
+    published = Compose([Resize(64, InterpolationMode(resample)), CenterCrop(64), PILToTensor()])(smooth)
+    assert (image * 255 - published).abs().max() < 1.5, "up to Pillow's rounding between its two passes"
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash", "random_crop"])
+def test_the_filter_is_chosen(save, resize):
+    def read(**options):
+        torch.manual_seed(0)
+        return ImageFiles([entry(path)], 8, resize, **options)[0]["image"]
+
+    path = save(noise(20, 30))
+    assert torch.equal(read(), read(resample="bilinear"))
+    assert not torch.equal(read(), read(resample="bicubic"))
+
+
+def test_an_image_without_a_label_gives_a_sample_without_one(save):
+    files = ImageFiles([entry(save(noise()), None, "a")], 8)
+    assert files[0].keys() == {"image", "id"}
+    assert not hasattr(files, "labels")
+
+
 @pytest.mark.parametrize("resize", ["crop", "squash", "random_crop"])
 def test_shrinking_is_antialiased_and_any_shape_is_taken(save, resize):
     stripes = np.zeros((256, 256, 3), np.uint8)
@@ -304,6 +331,7 @@ def test_twenty_bad_files_are_named_and_the_others_counted(tmp_path):
         ({"image_size": (64, 0)}, r"image_size is \(64, 0\): give"),
         ({"resize": "stretch"}, "resize is 'stretch': give one of crop, squash, random_crop"),
         ({"corrupt": "ignore"}, "corrupt is 'ignore': give one of refuse, skip"),
+        ({"resample": "nearest"}, "resample is 'nearest': give one of bilinear, bicubic"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from ace.attacks import PGD
 from ace.decision import AttributeDecision, BinaryDecision, ClassDecision, decision_for
+from datamodules import ImageDataModule
 from datamodules.avatars import AvatarsDataset
 from lit_modules.counterfactual import LitCounterfactual
 
@@ -102,3 +103,36 @@ def test_images_that_the_networks_do_not_take_are_refused_by_the_first_batch(mod
     sample = {"image": torch.full((3, 63, 63), 0.5), "label": torch.zeros(14), "id": "a"}
     with pytest.raises(ValueError, match=r"63x63.*multiples of 2"):
         trainer(tmp_path, inference_mode=False).predict(module, DataLoader([sample]))
+
+
+class Three(ImageDataModule):
+    """Three attributes, in another order than the classifier's."""
+
+    image_size, channels, class_names = 64, 3, ["glasses", "smiling", "hat"]
+
+    def dataset(self, split):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (["hat", "glasses"], [[3, 1], [6, 4]]),
+        (["smiling", "glasses", "hat"], [[2, 1, 3], [5, 4, 6]]),
+        (["a", "b", "c"], [[1, 2, 3], [4, 5, 6]]),
+        (["hat", "beard"], None),
+    ],
+)
+def test_labels_are_those_of_the_classifiers_attributes(module, wanted, expected):
+    module.trainer = SimpleNamespace(datamodule=Three())
+    module.classifier.class_names = wanted
+    labels = module._labels({"label": torch.tensor([[1, 2, 3], [4, 5, 6]])})
+    assert (labels if labels is None else labels.tolist()) == expected
+
+
+def test_images_without_labels_are_explained(module, avatar_cache, tmp_path):
+    sample = AvatarsDataset("test", 1, cache_dir=str(avatar_cache))[0]
+    loader = DataLoader([{"image": sample["image"], "id": sample["id"]}])
+    ((explanation,),) = trainer(tmp_path, inference_mode=False).predict(module, loader)
+    assert explanation.label is None
+    assert explanation.status in ("flipped", "not_flipped")
