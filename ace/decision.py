@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from ace.models.classifiers import ImageClassifier
+    from ace.models.normalised import NormalisedClassifier
 
 
 class Decision(ABC):
@@ -171,7 +171,7 @@ class AwayFrom(Decision):
         return -self.decision.margin(logits, target)
 
 
-def decision_for(classifier: ImageClassifier, query: int | str | None) -> Decision:
+def decision_for(classifier: NormalisedClassifier, query: int | str | None) -> Decision:
     """The decision between the classes of a classifier, or on the attribute ``query``.
 
     Raises:

@@ -20,7 +20,7 @@ from ace.explanation import Explanation, failure, query_facts
 from ace.images import as_saved, to_uint8
 from ace.noise import draw, generator
 from ace.objective import Classifier, Distance, Objective
-from ace.preflight import check_images, check_networks
+from ace.preflight import check_images, check_labels, check_networks
 from ace.refinement import Refinement
 from ace.slots import Query, SlotPool
 from ace.targets import OtherSide, TargetPolicy, Untargeted
@@ -166,13 +166,14 @@ class CounterfactualExplainer:
         logits = self._within_memory(lambda: self._classify(images))
         scores, predictions = self.decision.scores(logits).cpu(), self.decision.prediction(logits).tolist()
         finite = scores.isfinite().all(1).tolist()
+        known = [None] * len(images) if labels is None else self.decision.label(labels).tolist()
         if not self._checked and any(finite):  # where all fail, these images may be to blame
             sample = [row for row, is_finite in enumerate(finite) if is_finite]
             self._within_memory(
                 lambda: check_images(self, images[sample[: self.slots]], [ids[row] for row in sample[: self.slots]])
             )
+            check_labels(predictions, known)
             self._checked = True
-        known = [None] * len(images) if labels is None else self.decision.label(labels).tolist()
         if targets is None:
             chosen = [self.policy.choose(*row) for row in zip(scores, predictions, known, strict=True)]
         else:

@@ -12,7 +12,7 @@ from ace.decision import decision_for
 from ace.diffusion_filter import DiffusionFilter
 from ace.explainer import CounterfactualExplainer
 from ace.explanation import Explanation
-from ace.models.classifiers import ImageClassifier
+from ace.models.foreign import ForeignClassifier, load_classifier
 from ace.models.unet import load_diffusion
 from ace.objective import Distance
 from ace.refinement import Refinement
@@ -26,7 +26,8 @@ class LitCounterfactual(LightningModule):
     """Wires a classifier and a diffusion model into a `CounterfactualExplainer`.
 
     Args:
-        classifier: classifier folder, written by ``train.py fit``.
+        classifier: classifier folder, written by ``train.py fit``, or a ``.ckpt`` file of it; or the class_path and
+            init_args of a classifier that was trained elsewhere, see `ace.models.foreign`.
         diffusion: diffusers folder of an unconditional pixel-space DDPM.
         query: attribute to explain, by name or index; leave out for a classifier of exclusive classes.
         policy: which target each image gets.
@@ -44,7 +45,7 @@ class LitCounterfactual(LightningModule):
 
     def __init__(
         self,
-        classifier: str,
+        classifier: ForeignClassifier | str,
         diffusion: str,
         query: int | str | None = None,
         policy: TargetPolicy = lazy_instance(OtherSide),  # noqa: B008
@@ -60,7 +61,7 @@ class LitCounterfactual(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.classifier = ImageClassifier.from_pretrained(classifier)
+        self.classifier = load_classifier(classifier)
         unet, scheduler = load_diffusion(diffusion)
         self.diffusion_filter = DiffusionFilter(unet, scheduler, steps, respacing, stochastic, segments)
         self.explainer = CounterfactualExplainer(

@@ -15,9 +15,9 @@ from jsonargparse import ArgumentParser
 from ace.decision import AwayFrom, Decision, decision_for
 from ace.judges import Judges
 from ace.metrics.oracle import query_correlations
-from ace.models.classifiers import ImageClassifier
 from ace.models.encoders import load_encoder
-from ace.models.identity import folder_hash
+from ace.models.foreign import ForeignClassifier, load_classifier
+from ace.models.normalised import NormalisedClassifier
 from ace.run_store import RunStore
 from datamodules.base import ImageDataModule
 from lit_modules.cli import sentence
@@ -65,7 +65,7 @@ def judges_of_run(judges: Judges, store: RunStore) -> Judges:
 
 def _add(judges: Judges, name: str, path: str | None) -> None:
     if name == SECOND:
-        judges.second = ImageClassifier.from_pretrained(path).to(judges.device)
+        judges.second = load_classifier(path).to(judges.device)
         return
     network = load_encoder(name, path).to(judges.device)
     if name.startswith("oracle"):
@@ -79,21 +79,23 @@ def _add(judges: Judges, name: str, path: str | None) -> None:
         judges.encoders[name] = network
 
 
-def _unchanged_classifier(store: RunStore) -> ImageClassifier:
+def _unchanged_classifier(store: RunStore) -> NormalisedClassifier:
     """The classifier that the run explained.
 
     Raises:
         FileNotFoundError: it is not there any more.
         ValueError: it is damaged, or another one is in its place.
     """
-    folder = store.config["model"]["classifier"]
-    classifier = ImageClassifier.from_pretrained(folder)
-    if folder_hash(folder) != store.settings["weights"]["classifier"]:
-        raise ValueError(f"the classifier at {folder!r} has changed since the run was made: restore it")
+    source = store.config["model"]["classifier"]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--classifier", type=ForeignClassifier | str)
+    classifier = load_classifier(parser.instantiate_classes(parser.parse_object({"classifier": source})).classifier)
+    if classifier.identity != store.settings["weights"]["classifier"]:
+        raise ValueError(f"the classifier at {source!r} has changed since the run was made: restore it")
     return classifier
 
 
-def _decision(classifier: ImageClassifier, query: str | None, store: RunStore) -> Decision:
+def _decision(classifier: NormalisedClassifier, query: str | None, store: RunStore) -> Decision:
     """What the run asked, of this classifier.
 
     Raises:
