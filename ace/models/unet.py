@@ -31,8 +31,8 @@ _REMEDY = (
 class GuidedUNet2DModel(UNet2DModel):
     """A `UNet2DModel` with what its configuration cannot say about a guided-diffusion network.
 
-    `load_diffusion` and ``DDPMPipeline.from_pretrained`` read its folder; ``UNet2DModel.from_pretrained`` only warns that
-    it ignores the two arguments below, and makes another network.
+    Read its folder with `load_diffusion` or ``DDPMPipeline.from_pretrained``: ``UNet2DModel.from_pretrained`` makes
+    another network of it, and only warns that it ignores the two arguments below.
 
     Args:
         num_attention_heads: heads of every attention layer, whatever its width; else ``attention_head_dim``.

@@ -69,7 +69,7 @@ def test_wrong_flags_are_answered_with_those_to_give(checkpoint, tmp_path):
 def test_what_cannot_be_converted_ends_in_a_sentence(arguments, message, checkpoint, tmp_path):
     with pytest.raises(SystemExit, match=f"error: .*{message}"):
         main([str(checkpoint), str(tmp_path / "ddpm"), *arguments])
-    with pytest.raises(SystemExit, match="error: no checkpoint at .*absent"):
+    with pytest.raises(SystemExit, match=r"error: no checkpoint at .*absent"):
         main([str(tmp_path / "absent"), str(tmp_path / "ddpm"), *arguments])
     assert not (tmp_path / "ddpm").exists()
 
