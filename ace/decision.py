@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -169,6 +170,30 @@ class AwayFrom(Decision):
 
     def margin(self, logits: Tensor, target: Tensor) -> Tensor:
         return -self.decision.margin(logits, target)
+
+
+def relabel(labels: Tensor, names: Sequence[str], classifier: NormalisedClassifier) -> Tensor:
+    """The labels of a data set in the classifier's terms: its classes, or attributes, are found by their names.
+
+    Args:
+        labels: class indices, shape (N,), or attributes, shape (N, A).
+        names: of the data's classes or attributes. If the classifier has none of them, they are taken to be its own.
+        classifier: whose classes or attributes are meant.
+
+    Returns:
+        Labels of the same kind; -1 where the classifier does not know the class, or the data the attribute.
+    """
+    known, names = classifier.class_names, list(names)
+    if names == known or not set(names).intersection(known):
+        return labels
+    if labels.ndim == 2 and classifier.task == "multilabel":
+        unknown = torch.full_like(labels[:, :1], -1)
+        columns = [names.index(name) if name in names else len(names) for name in known]
+        return torch.cat([labels, unknown], dim=1)[:, columns]
+    if labels.ndim == 1 and classifier.task != "multilabel":
+        classes = [known.index(name) if name in known else -1 for name in names]
+        return torch.tensor([*classes, -1], device=labels.device)[labels]  # the last one is for a label of -1
+    return labels
 
 
 def decision_for(classifier: NormalisedClassifier, query: int | str | None) -> Decision:

@@ -115,7 +115,7 @@ class CounterfactualExplainer:
         Args:
             images: shape (N, C, H, W), float, in [0, 1]; each is rounded to 8 bits first, as it would be saved.
             targets: target classes, shape (N,); by default the policy chooses.
-            labels: true labels, shape (N,) or (N, A).
+            labels: true labels, shape (N,) or (N, A); -1 for one that is not known.
             ids: unique identities; by default a hash of each image's content.
 
         Raises:
@@ -166,7 +166,8 @@ class CounterfactualExplainer:
         logits = self._within_memory(lambda: self._classify(images))
         scores, predictions = self.decision.scores(logits).cpu(), self.decision.prediction(logits).tolist()
         finite = scores.isfinite().all(1).tolist()
-        known = [None] * len(images) if labels is None else self.decision.label(labels).tolist()
+        known = [-1] * len(images) if labels is None else self.decision.label(labels).tolist()
+        known = [None if label < 0 else label for label in known]
         if not self._checked and any(finite):  # where all fail, these images may be to blame
             sample = [row for row, is_finite in enumerate(finite) if is_finite]
             self._within_memory(

@@ -8,7 +8,7 @@ from jsonargparse import lazy_instance
 from lightning import LightningModule
 
 from ace.attacks import PGD, Attack
-from ace.decision import decision_for
+from ace.decision import decision_for, relabel
 from ace.diffusion_filter import DiffusionFilter
 from ace.explainer import CounterfactualExplainer
 from ace.explanation import Explanation
@@ -81,5 +81,7 @@ class LitCounterfactual(LightningModule):
         """Explanations that are finished: of this batch or of earlier ones, the last batch gives all that are left."""
         skipped = [Explanation(id, None, f"skipped: {reason}") for id, reason in batch.get("unreadable", ())]
         if batch["id"]:
-            self.explainer.submit(batch["image"], labels=batch["label"], ids=batch["id"])
+            names = getattr(self.trainer.datamodule, "class_names", None)
+            labels = batch["label"] if names is None else relabel(batch["label"], names, self.classifier)
+            self.explainer.submit(batch["image"], labels=labels, ids=batch["id"])
         return skipped + self.explainer.advance(drain=batch_idx + 1 == self.trainer.num_predict_batches[0])

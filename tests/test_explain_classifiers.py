@@ -63,17 +63,28 @@ def with_classifier(arguments, tmp_path):
     return make
 
 
+@pytest.fixture(scope="module")
+def own(arguments, tmp_path_factory):
+    """A run with the same network as one of our own folders."""
+    folder = tmp_path_factory.mktemp("own") / "run"
+    explain.main(arguments(folder, "--data.num_images=2"))
+    return folder
+
+
 @pytest.mark.parametrize("kind", ["ModuleClassifier", "ScriptClassifier"])
-def test_explained_as_the_same_network_of_our_own(kind, made, with_classifier, arguments, tmp_path, capsys):
+def test_explained_as_the_same_network_of_our_own(kind, own, made, with_classifier, tmp_path):
     explain.main(with_classifier(tmp_path / "run", made[kind], "--data.num_images=2"))
-    explain.main(arguments(tmp_path / "own", "--data.num_images=2"))
-    assert pictures(tmp_path / "run") == pictures(tmp_path / "own")
+    assert pictures(tmp_path / "run") == pictures(own)
     store = RunStore.open(tmp_path / "run")
     assert store.settings["weights"]["classifier"]["class"] == kind
     assert len(store.settings["weights"]["classifier"]["weights"]) == 64
     assert store.config["model"]["classifier"]["class_path"].endswith(kind)
 
-    explain.main(with_classifier(tmp_path / "run", made[kind], "--data.num_images=2"))  # goes on: nothing to do
+
+def test_the_other_commands_load_it_too(made, with_classifier, tmp_path, capsys):
+    command = with_classifier(tmp_path / "run", made["ModuleClassifier"], "--data.num_images=2")
+    explain.main(command)
+    explain.main(command)  # goes on: nothing is left to do
     assert "2 of them done before" in capsys.readouterr().out
     explain.main(["refine", str(tmp_path / "run"), "--threshold=0.5", f"--output_dir={tmp_path / 'refined'}"])
     assert records(tmp_path / "refined").keys() == records(tmp_path / "run").keys()
@@ -127,3 +138,17 @@ def test_a_classifier_on_the_command_line(made, arguments, tmp_path):
     given = [a for a in arguments(tmp_path / "run") if not a.startswith("--model.classifier=")]
     explain.main([*given, "--model.classifier=ModuleClassifier", *flags, "--data.num_images=1"])
     assert RunStore.open(tmp_path / "run").settings["weights"]["classifier"]["class"] == ModuleClassifier.__name__
+
+
+def test_labels_belong_to_the_logits_that_are_kept(made, with_classifier, tmp_path):
+    """A classifier that keeps the sixth attribute alone is compared with the sixth label of the data."""
+    query, index = ATTRIBUTES[5], 5
+    chosen = {"class_names": [query], "outputs": [index]}
+    spec = {"class_path": "ModuleClassifier", "init_args": made["ModuleClassifier"]["init_args"] | chosen}
+    options = (f"--model.query={query}", "--data.num_images=2")
+    explain.main(with_classifier(tmp_path / "chosen", spec, *options))
+    explain.main(with_classifier(tmp_path / "all", made["ModuleClassifier"], *options))
+    assert pictures(tmp_path / "chosen") == pictures(tmp_path / "all")
+    assert [r["label"] for r in records(tmp_path / "chosen").values()] == [
+        r["label"] for r in records(tmp_path / "all").values()
+    ]
