@@ -32,12 +32,14 @@ def check_networks(explainer: CounterfactualExplainer, channels: int, height: in
     if isinstance(classifier, nn.Module) and any(module.training for module in classifier.modules()):
         raise ValueError("the classifier is in training mode, its answers depend on the batch: call classifier.eval()")
     device = next(explainer.diffusion_filter.unet.parameters()).device
-    for count in (1, 2):  # an exported program may take only batches of the size that it was exported with
+    for count in range(1, 1 + min(2, explainer.slots)):  # an exported program may take batches of one size alone
         images = torch.full((count, channels, height, width), 0.5, device=device)
         try:
             with torch.no_grad():
                 logits = classifier(images)
         except (RuntimeError, ValueError) as error:
+            if count == 2 and isinstance(error, torch.OutOfMemoryError):
+                return  # the run will go on with one image at a time
             raise ValueError(
                 f"the classifier cannot take {'two images at once' if count == 2 else 'images'} of "
                 f"{channels}x{height}x{width}: {error}"
