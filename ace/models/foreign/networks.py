@@ -114,7 +114,9 @@ class TorchvisionClassifier(ForeignClassifier):
 
 
 class DecisionDenseNet(ForeignClassifier):
-    """The DenseNet-121 that ACE explains on faces and driving scenes; it takes images in [-1, 1] of any size.
+    """The DenseNet-121 that ACE explains on faces and driving scenes.
+
+    It takes images in [0, 1] of any size as all classifiers do, and maps them to [-1, 1], where it was trained.
 
     Three published files have its layout, and are told apart by their number of logits:
 
