@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from ace.models.classifiers import ImageClassifier
+    from ace.models.normalised import NormalisedClassifier
 
 
 class Decision(ABC):
@@ -171,7 +172,35 @@ class AwayFrom(Decision):
         return -self.decision.margin(logits, target)
 
 
-def decision_for(classifier: ImageClassifier, query: int | str | None) -> Decision:
+def relabel(labels: Tensor, names: Sequence[str], classifier: NormalisedClassifier) -> Tensor | None:
+    """The labels of a data set in the classifier's terms: its classes, or attributes, are found by their names.
+
+    Args:
+        labels: class indices, shape (N,), or attributes, shape (N, A).
+        names: of the data's classes or attributes. If the classifier has none of them but as many, they are taken to
+            be its own.
+        classifier: whose classes or attributes are meant.
+
+    Returns:
+        Labels of the same kind; -1 where the classifier does not know the class, or the data the attribute. None where
+        they say nothing about the classifier's.
+    """
+    known, names = classifier.class_names, list(names)
+    if not set(names).intersection(known) and len(names) != len(known):
+        return None
+    if names == known or not set(names).intersection(known):
+        return labels
+    if labels.ndim == 2 and classifier.task == "multilabel":
+        unknown = torch.full_like(labels[:, :1], -1)
+        columns = [names.index(name) if name in names else len(names) for name in known]
+        return torch.cat([labels, unknown], dim=1)[:, columns]
+    if labels.ndim == 1 and classifier.task != "multilabel":
+        classes = [known.index(name) if name in known else -1 for name in names]
+        return torch.tensor([*classes, -1], device=labels.device)[labels]  # the last one is for a label of -1
+    return labels
+
+
+def decision_for(classifier: NormalisedClassifier, query: int | str | None) -> Decision:
     """The decision between the classes of a classifier, or on the attribute ``query``.
 
     Raises:

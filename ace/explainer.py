@@ -21,7 +21,7 @@ from ace.images import as_saved, to_uint8
 from ace.memory import peak_memory
 from ace.noise import draw, generator
 from ace.objective import Classifier, Distance, Objective
-from ace.preflight import check_images, check_networks
+from ace.preflight import check_images, check_labels, check_networks
 from ace.refinement import Refinement
 from ace.slots import Query, SlotPool, fixed_batch
 from ace.targets import OtherSide, TargetPolicy, Untargeted
@@ -116,7 +116,7 @@ class CounterfactualExplainer:
         Args:
             images: shape (N, C, H, W), float, in [0, 1]; each is rounded to 8 bits first, as it would be saved.
             targets: target classes, shape (N,); by default the policy chooses.
-            labels: true labels, shape (N,) or (N, A).
+            labels: true labels, shape (N,) or (N, A); -1 for one that is not known.
             ids: unique identities; by default a hash of each image's content.
 
         Raises:
@@ -167,13 +167,15 @@ class CounterfactualExplainer:
         logits = self._within_memory(lambda: self._classify(images))
         scores, predictions = self.decision.scores(logits).cpu(), self.decision.prediction(logits).tolist()
         finite = scores.isfinite().all(1).tolist()
+        known = [-1] * len(images) if labels is None else self.decision.label(labels).tolist()
+        known = [None if label < 0 else label for label in known]
         if not self._checked and any(finite):  # where all fail, these images may be to blame
             sample = [row for row, is_finite in enumerate(finite) if is_finite]
             self._within_memory(
                 lambda: check_images(self, images[sample[: self.slots]], [ids[row] for row in sample[: self.slots]])
             )
+            check_labels(predictions, known)
             self._checked = True
-        known = [None] * len(images) if labels is None else self.decision.label(labels).tolist()
         if targets is None:
             chosen = [self.policy.choose(*row) for row in zip(scores, predictions, known, strict=True)]
         else:

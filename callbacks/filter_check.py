@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ace.decision import decision_for
 from ace.diffusion_filter import DiffusionFilter
-from ace.models.classifiers import ImageClassifier
+from ace.models.foreign import ForeignClassifier, load_classifier
 from ace.noise import draw, generator
 
 
@@ -26,7 +26,7 @@ class FilterCheck(Callback):
     image: values compare between epochs and runs. Each process takes its share of the images.
 
     Args:
-        classifier: classifier folder, written by ``train.py fit``.
+        classifier: folder, ``.ckpt`` file or foreign classifier, see `lit_modules.counterfactual.LitCounterfactual`.
         query: attribute to decide on, by name; None takes all of them, and the mean of their shares.
         steps: the values of tau, as counts of respaced steps.
         respacing: number of steps that the diffusion chain is respaced to.
@@ -43,7 +43,7 @@ class FilterCheck(Callback):
 
     def __init__(
         self,
-        classifier: str,
+        classifier: ForeignClassifier | str,
         query: str | None = None,
         steps: tuple[int, ...] = (1, 3, 5, 8),
         respacing: int = 50,
@@ -56,7 +56,7 @@ class FilterCheck(Callback):
                 raise ValueError(f"{name} must be at least 1, got {number}")
         if not steps:
             raise ValueError("steps is empty: name at least one tau")
-        self.folder, self.query, self.steps, self.respacing = classifier, query, tuple(steps), respacing
+        self.source, self.query, self.steps, self.respacing = classifier, query, tuple(steps), respacing
         self.count, self.every_n_epochs, self.batch_size = count, every_n_epochs, batch_size
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -69,7 +69,7 @@ class FilterCheck(Callback):
         if not isinstance(unet, UNet2DModel):
             raise TypeError(f"FilterCheck is for the training of a diffusion model, got a {type(pl_module).__name__}")
         with torch.random.fork_rng(devices=[]):  # a network draws weights before it gets those of the file
-            self.classifier = ImageClassifier.from_pretrained(self.folder)
+            self.classifier = load_classifier(self.source)
         every = self.query is None and self.classifier.task == "multilabel"
         queries = range(len(self.classifier.class_names)) if every else [self.query]
         self.decisions = [decision_for(self.classifier, query) for query in queries]
@@ -128,7 +128,7 @@ class FilterCheck(Callback):
             self.decisions[-1].check(logits)  # it reads the last of the logits
         except (RuntimeError, ValueError) as error:
             raise ValueError(
-                f"the classifier at {self.folder!r} cannot take images of {'x'.join(map(str, shape))} ({error}): "
+                f"the classifier cannot take images of {'x'.join(map(str, shape))} ({error}): "
                 "give one that was trained on images of this kind"
             ) from error
 

@@ -12,7 +12,8 @@ from torchvision.transforms.v2 import MixUp
 
 from ace.classification import ClassificationLoss, balanced_weights, check_labels
 from ace.metrics.classification import class_probabilities, classification_metrics
-from ace.models.classifiers import ImageClassifier, Task
+from ace.models.classifiers import CHECKPOINT_KEY, ImageClassifier
+from ace.models.normalised import Task
 from ace.models.pretrained import default_normalisation
 from ace.noise import generator
 from lit_modules.adversarial import PGDTraining
@@ -132,6 +133,10 @@ class LitClassifier(TrainingModule):
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._evaluate("test", batch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say which network this is, so that ``explain.py`` can read the checkpoint."""
+        checkpoint[CHECKPOINT_KEY] = self.classifier.config
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")

@@ -186,7 +186,7 @@ def _settings(config: dict[str, Any], model: LitCounterfactual, precision: str) 
         "decision": {"class_names": decision.class_names, "target_names": decision.target_names},
         "precision": precision,
         "weights": {
-            "classifier": folder_hash(method["classifier"]),
+            "classifier": model.classifier.identity,
             "diffusion": folder_hash(local_folder(method["diffusion"])),  # it can be a name on the hub
         },
         "model": {

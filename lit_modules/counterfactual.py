@@ -9,11 +9,11 @@ from lightning import LightningModule
 from torch import Tensor
 
 from ace.attacks import PGD, Attack
-from ace.decision import decision_for
+from ace.decision import decision_for, relabel
 from ace.diffusion_filter import DiffusionFilter
 from ace.explainer import CounterfactualExplainer
 from ace.explanation import Explanation
-from ace.models.classifiers import ImageClassifier
+from ace.models.foreign import ForeignClassifier, load_classifier
 from ace.models.unet import load_diffusion
 from ace.objective import Distance
 from ace.refinement import Refinement
@@ -27,7 +27,8 @@ class LitCounterfactual(LightningModule):
     """Wires a classifier and a diffusion model into a `CounterfactualExplainer`.
 
     Args:
-        classifier: classifier folder, written by ``train.py fit``.
+        classifier: classifier folder, written by ``train.py fit``, or a ``.ckpt`` file of it; or the class_path and
+            init_args of a classifier that was trained elsewhere, see `ace.models.foreign`.
         diffusion: diffusers folder of an unconditional pixel-space DDPM.
         query: attribute to explain, by name or index; leave out for a classifier of exclusive classes.
         policy: which target each image gets.
@@ -45,7 +46,7 @@ class LitCounterfactual(LightningModule):
 
     def __init__(
         self,
-        classifier: str,
+        classifier: ForeignClassifier | str,
         diffusion: str,
         query: int | str | None = None,
         policy: TargetPolicy = lazy_instance(OtherSide),  # noqa: B008
@@ -61,7 +62,7 @@ class LitCounterfactual(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.classifier = ImageClassifier.from_pretrained(classifier)
+        self.classifier = load_classifier(classifier)
         unet, scheduler = load_diffusion(diffusion)
         self.diffusion_filter = DiffusionFilter(unet, scheduler, steps, respacing, stochastic, segments)
         self.explainer = CounterfactualExplainer(
@@ -78,14 +79,9 @@ class LitCounterfactual(LightningModule):
         )
 
     def _labels(self, batch: dict[str, Any]) -> Tensor | None:
-        """The labels of a batch, attributes in the order of the classifier's; None where they are not known."""
+        """The labels of a batch in the classifier's terms; None where they are not known."""
         labels, data = batch.get("label"), self.trainer.datamodule
-        if labels is None or labels.ndim == 1 or data is None:
-            return labels
-        wanted, known = self.classifier.class_names, data.class_names
-        if set(wanted) <= set(known):  # a classifier of few attributes may explain data that have more
-            return labels[:, [known.index(name) for name in wanted]]
-        return labels if labels.shape[1] == len(wanted) else None
+        return labels if labels is None or data is None else relabel(labels, data.class_names, self.classifier)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Explanation]:
         """Explanations that are finished: of this batch or of earlier ones, the last batch gives all that are left."""

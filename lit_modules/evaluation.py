@@ -19,9 +19,9 @@ from ace.evaluation import evaluate as evaluate_store
 from ace.evaluation import evaluate_published, measure_diversity
 from ace.judges import Judges, Subsets
 from ace.metrics.oracle import query_correlations
-from ace.models.classifiers import ImageClassifier
 from ace.models.encoders import load_encoder
-from ace.models.identity import folder_hash
+from ace.models.foreign import ForeignClassifier, load_classifier
+from ace.models.normalised import NormalisedClassifier
 from ace.report import write_report
 from ace.run_store import RunStore
 from callbacks.wandb_gallery import log_metrics
@@ -131,7 +131,7 @@ def judges_of_results(judges: Judges, classifier: str | None, query: int | str |
         if query is not None:
             raise ValueError(f"query {query!r} is asked of a classifier: give the folder of the one that was explained")
         return judges
-    explained = ImageClassifier.from_pretrained(classifier)
+    explained = load_classifier(classifier)
     decision = decision_for(explained, query)
     name = None if query is None else decision.class_names[1]
     judges = replace(judges, classifier=explained.to(judges.device), decision=decision, query=_index(judges, name))
@@ -143,7 +143,7 @@ def judges_of_results(judges: Judges, classifier: str | None, query: int | str |
 
 def _add(judges: Judges, name: str, path: str | None) -> None:
     if name == SECOND:
-        judges.second = ImageClassifier.from_pretrained(path).to(judges.device)
+        judges.second = load_classifier(path).to(judges.device)
         return
     network = load_encoder(name, path).to(judges.device)
     if name.startswith("oracle"):
@@ -157,21 +157,23 @@ def _add(judges: Judges, name: str, path: str | None) -> None:
         judges.encoders[name] = network
 
 
-def _unchanged_classifier(store: RunStore) -> ImageClassifier:
+def _unchanged_classifier(store: RunStore) -> NormalisedClassifier:
     """The classifier that the run explained.
 
     Raises:
         FileNotFoundError: it is not there any more.
         ValueError: it is damaged, or another one is in its place.
     """
-    folder = store.config["model"]["classifier"]
-    classifier = ImageClassifier.from_pretrained(folder)
-    if folder_hash(folder) != store.settings["weights"]["classifier"]:
-        raise ValueError(f"the classifier at {folder!r} has changed since the run was made: restore it")
+    source = store.config["model"]["classifier"]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--classifier", type=ForeignClassifier | str)
+    classifier = load_classifier(parser.instantiate_classes(parser.parse_object({"classifier": source})).classifier)
+    if classifier.identity != store.settings["weights"]["classifier"]:
+        raise ValueError(f"the classifier at {source!r} has changed since the run was made: restore it")
     return classifier
 
 
-def _decision(classifier: ImageClassifier, query: str | None, store: RunStore) -> Decision:
+def _decision(classifier: NormalisedClassifier, query: str | None, store: RunStore) -> Decision:
     """What the run asked, of this classifier.
 
     Raises:
@@ -182,7 +184,7 @@ def _decision(classifier: ImageClassifier, query: str | None, store: RunStore) -
     return AwayFrom(decision) if names["target_names"] != names["class_names"] else decision
 
 
-def _same_decision(classifier: ImageClassifier, query: str | None, class_names: list[str]) -> Decision:
+def _same_decision(classifier: NormalisedClassifier, query: str | None, class_names: list[str]) -> Decision:
     decision = decision_for(classifier, query)
     if decision.class_names != class_names:
         raise ValueError(f"it decides between {decision.class_names}, what was explained between {class_names}")

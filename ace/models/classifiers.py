@@ -6,20 +6,21 @@ import importlib
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 import torchvision
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import get_model, list_models
 
+from ace.models.identity import file_hash, folder_hash
+from ace.models.normalised import NormalisedClassifier, Task
 from ace.models.pretrained import pretrained_state
-
-Task = Literal["multiclass", "binary", "multilabel"]
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+CHECKPOINT_KEY = "image_classifier"  # under which a training checkpoint keeps the constructor's arguments
 
 
 def build_network(architecture: str, num_classes: int, **options: Any) -> nn.Module:
@@ -41,30 +42,33 @@ def build_network(architecture: str, num_classes: int, **options: Any) -> nn.Mod
                 "or the import path of an nn.Module class"
             )
         return get_model(architecture, weights=None, num_classes=num_classes, **options)
-    module_name, _, class_name = architecture.rpartition(".")
+    return network_class(architecture)(num_classes=num_classes, **options)
+
+
+def network_class(path: str) -> type[nn.Module]:
+    """The class at an import path.
+
+    Raises:
+        ValueError: nothing can be imported from there, or it is not an ``nn.Module`` class.
+    """
+    module_name, _, class_name = path.rpartition(".")
     try:
-        network_class = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"cannot import architecture {architecture!r}: {error}") from error
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"cannot import architecture {path!r}: {error}") from error
     # The path may come from a config.json of foreign origin: call nothing but network classes.
-    if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
-        raise ValueError(f"architecture {architecture!r} is not an nn.Module class")
-    return network_class(num_classes=num_classes, **options)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ValueError(f"architecture {path!r} is not an nn.Module class")
+    return found
 
 
-class ImageClassifier(nn.Module):
+class ImageClassifier(NormalisedClassifier):
     """A network that takes images in [0, 1] and owns its normalisation.
 
     Args:
         architecture: see `build_network`.
-        class_names: names of the classes, or of the attributes of multi-label data.
-        task: ``multiclass`` if one of the classes is true, ``binary`` if one of two is, told by a single logit (the
-            second where it is positive), ``multilabel`` if each attribute is true or not.
+        class_names, task, mean, std: see `NormalisedClassifier`.
         options: further arguments of the network's constructor.
-        mean, std: per-channel normalisation, in units of the [0, 1] range.
-
-    Attributes:
-        outputs: number of logits.
     """
 
     def __init__(
@@ -76,37 +80,10 @@ class ImageClassifier(nn.Module):
         mean: tuple[float, ...] = (0.5, 0.5, 0.5),
         std: tuple[float, ...] = (0.5, 0.5, 0.5),
     ) -> None:
-        super().__init__()
-        if len(mean) != len(std) or not all(s > 0 for s in std):
-            raise ValueError(f"mean {mean} and std {std} must have one positive entry a channel")
-        if task not in get_args(Task):
-            raise ValueError(f"unknown task {task!r}: use one of {', '.join(get_args(Task))}")
-        if task == "binary" and len(class_names) != 2:
-            raise ValueError(
-                f"a binary classifier has two class names, the negative and the positive, got {class_names}: "
-                "use task multiclass for more of them, multilabel for attributes"
-            )
+        super().__init__(class_names, task, mean, std)
         self.architecture = architecture
-        self.class_names = list(class_names)
-        self.outputs = 1 if task == "binary" else len(class_names)
-        self.task = task
         self.options = dict(options or {})
         self.network = build_network(architecture, num_classes=self.outputs, **self.options)
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits, shape (N, outputs), of images in [0, 1], shape (N, C, H, W).
-
-        Raises:
-            ValueError: the images have another number of channels than the normalisation.
-        """
-        if images.shape[1] != self.mean.shape[1]:
-            raise ValueError(
-                f"the images have {images.shape[1]} channels, the classifier takes {self.mean.shape[1]} "
-                "(as many as its mean and std)"
-            )
-        return self.network((images - self.mean) / self.std)
 
     def load_weights(self, pretrained: str) -> None:
         """Start from trained weights; the last layer stays new if they have another number of classes.
@@ -139,11 +116,10 @@ class ImageClassifier(nn.Module):
         other = build_network(self.architecture, self.outputs + 1, **self.options).state_dict()
         return {name for name, tensor in self.network.state_dict().items() if other[name].shape != tensor.shape}
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write ``config.json`` and ``model.safetensors``; floating-point weights are stored as ``dtype``."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, in plain values."""
+        return {
             "architecture": self.architecture,
             "class_names": self.class_names,
             "task": self.task,
@@ -151,12 +127,17 @@ class ImageClassifier(nn.Module):
             "mean": self.mean.flatten().tolist(),
             "std": self.std.flatten().tolist(),
         }
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write ``config.json`` and ``model.safetensors``; floating-point weights are stored as ``dtype``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         state = {
             name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
             for name, tensor in self.network.state_dict().items()
         }
         save_file(state, folder / WEIGHTS_NAME)
-        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+        (folder / CONFIG_NAME).write_text(json.dumps(self.config, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ImageClassifier:
@@ -182,6 +163,32 @@ class ImageClassifier(nn.Module):
                 f"cannot load the classifier at {str(folder)!r} ({error}); "
                 "the file is damaged or belongs to another architecture: export or copy it again"
             ) from error
+        classifier.identity = folder_hash(folder)
+        return classifier.eval().requires_grad_(False)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> ImageClassifier:
+        """Load a classifier as `from_pretrained` does, from a training checkpoint; nothing is unpickled beyond tensors.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, or not a checkpoint of a classifier.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no checkpoint at {str(path)!r}: give a .ckpt file that train.py has written")
+        prefix = "classifier.network."
+        try:
+            content = torch.load(path, "cpu", weights_only=True)
+            classifier, tensors = cls(**content[CHECKPOINT_KEY]), content["state_dict"].items()
+            state = {name.removeprefix(prefix): tensor for name, tensor in tensors if name.startswith(prefix)}
+            classifier.network.load_state_dict(state)
+        except Exception as error:  # pickle, zipfile and torch each raise their own kinds
+            raise ValueError(
+                f"{str(path)!r} is not the checkpoint of a classifier ({error!r}): give one that "
+                "`python train.py fit --config configs/<domain>/classifier.yaml` has written, or the exported folder"
+            ) from error
+        classifier.identity = file_hash(path)
         return classifier.eval().requires_grad_(False)
 
 

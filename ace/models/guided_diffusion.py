@@ -117,28 +117,47 @@ def check_flags(flags: Flags, state: State) -> None:
     Raises:
         ValueError: another kind of file, a class-conditional model, flags that do not fit (says which do).
     """
+    given = {name: getattr(flags, name) for name in Flags.__dataclass_fields__} | {"channel_mult": flags.multipliers}
+    fitting = readable_flags(state, flags.image_size)
+    comparable = given | {"attention_resolutions": _resolutions(flags.image_size, flags.attention_levels)}
+    wrong = [name for name, value in fitting.items() if comparable[name] != value]
+    if wrong:
+        found = "; ".join(f"{name}={given[name]!r} (the checkpoint has {fitting[name]!r})" for name in wrong)
+        remedy = " ".join(f"--{name} {_written(fitting[name])}" for name in wrong)
+        raise ValueError(f"flags that do not fit the checkpoint: {found}; give {remedy}")
+
+
+def readable_flags(state: State, image_size: int) -> dict[str, Any]:
+    """The flags that a checkpoint tells: all but heads, order of attention and diffusion.
+
+    Args:
+        state: its tensors.
+        image_size: side of the training images, which it does not tell.
+
+    Raises:
+        ValueError: another kind of file, or a class-conditional model.
+    """
     if "label_emb.weight" in state:
         raise ValueError(CLASS_CONDITIONAL)
     for name in ("time_embed.0.weight", "input_blocks.0.0.weight", "output_blocks.0.0.in_layers.0.weight"):
         if name not in state:
             raise ValueError(f"this is not a UNet checkpoint of guided-diffusion: it has no tensor {name}")
-    given = {name: getattr(flags, name) for name in Flags.__dataclass_fields__}
-    given["channel_mult"] = flags.multipliers
     try:
-        fitting = _structure(state)
+        found = _structure(state)
     except KeyError as error:
         raise ValueError(f"the checkpoint is incomplete: it has no tensor {error}") from error
-    levels = fitting.pop("attention_levels")
-    if flags.attention_levels != levels:
-        sides = [str(flags.image_size // 2**level) for level in reversed(levels)]
-        fitting["attention_resolutions"] = ",".join(sides)
-    wrong = [
-        f"{name}={given[name]!r} (the checkpoint has {value!r})"
-        for name, value in fitting.items()
-        if given[name] != value
-    ]
-    if wrong:
-        raise ValueError(f"flags that do not fit the checkpoint: {'; '.join(wrong)}")
+    found["attention_resolutions"] = _resolutions(image_size, found.pop("attention_levels"))
+    return found
+
+
+def _resolutions(image_size: int, levels: tuple[int, ...]) -> str:
+    """Sides of the feature maps of some levels, as the flag lists them."""
+    return ",".join(str(image_size // 2**level) for level in reversed(levels))
+
+
+def _written(value: Any) -> str:
+    """A flag's value as on a command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value) or "''"
 
 
 def _structure(state: State) -> dict[str, Any]:

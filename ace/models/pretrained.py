@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 import torchvision
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
 
 def default_normalisation(architecture: str, pretrained: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation that torchvision's weights were trained with; 0.5 for all others."""
-    weights = _known_weights(architecture).get(pretrained)
+    weights = known_weights(architecture).get(pretrained)
     if weights is None:
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     preset = weights.transforms()
@@ -35,9 +35,9 @@ def pretrained_state(architecture: str, pretrained: str) -> Mapping[str, Tensor]
         FileNotFoundError: neither such a file nor such weights.
         ValueError: the download failed, or the file holds something else.
     """
-    known = _known_weights(architecture)
+    known = known_weights(architecture)
     if pretrained in known:
-        return _download(architecture, known[pretrained])
+        return pretrained_network(architecture, known[pretrained]).state_dict()
     if not Path(pretrained).is_file():
         raise FileNotFoundError(
             f"no weights at {pretrained!r}: give a state dict (.pt, .pth or .safetensors), or the name of "
@@ -46,7 +46,8 @@ def pretrained_state(architecture: str, pretrained: str) -> Mapping[str, Tensor]
     return _read(pretrained)
 
 
-def _known_weights(architecture: str) -> Mapping[str, WeightsEnum]:
+def known_weights(architecture: str) -> Mapping[str, WeightsEnum]:
+    """The weights that torchvision has for an architecture, by name."""
     if architecture not in list_models(module=torchvision.models):
         return {}
     return get_model_weights(architecture).__members__
@@ -65,11 +66,16 @@ def _read(path: str) -> Mapping[str, Tensor]:
     return state
 
 
-def _download(architecture: str, weights: WeightsEnum) -> Mapping[str, Tensor]:
+def pretrained_network(architecture: str, weights: WeightsEnum) -> nn.Module:
+    """A network of torchvision with its weights, which are downloaded.
+
+    Raises:
+        ValueError: the download failed, or the file holds something else.
+    """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     try:
-        with _tensors_only():  # torchvision's builder: it renames the tensors of some old files
-            return get_model(architecture, weights=weights).state_dict()
+        with tensors_only():  # torchvision's builder: it renames the tensors of some old files
+            return get_model(architecture, weights=weights)
     except OSError as error:
         raise ValueError(
             f"cannot download {weights} ({error}): put {weights.url} into {folder}, or give a file of your own"
@@ -82,8 +88,8 @@ def _download(architecture: str, weights: WeightsEnum) -> Mapping[str, Tensor]:
 
 
 @contextmanager
-def _tensors_only() -> Iterator[None]:
-    """Let `torch.load` refuse everything but tensors, where torchvision calls it."""
+def tensors_only() -> Iterator[None]:
+    """Let `torch.load` refuse everything but tensors, where another library calls it."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"

@@ -31,6 +31,9 @@ _REMEDY = (
 class GuidedUNet2DModel(UNet2DModel):
     """A `UNet2DModel` with what its configuration cannot say about a guided-diffusion network.
 
+    Read its folder with `load_diffusion` or ``DDPMPipeline.from_pretrained``: ``UNet2DModel.from_pretrained`` makes
+    another network of it, and only warns that it ignores the two arguments below.
+
     Args:
         num_attention_heads: heads of every attention layer, whatever its width; else ``attention_head_dim``.
         timestep_channels: size of the sinusoidal time embedding if it is not the width of the first level.
@@ -76,7 +79,7 @@ def load_guided_diffusion(path: str | Path | Mapping[str, Tensor], **flags: Any)
         ValueError: damaged file, class-conditional model, or flags that do not fit (says which and how).
     """
     settings = Flags(**flags)
-    state = path if isinstance(path, Mapping) else _read_checkpoint(Path(path))
+    state = path if isinstance(path, Mapping) else read_checkpoint(Path(path))
     check_flags(settings, state)
     unet = build_unet(settings)
     try:
@@ -86,7 +89,13 @@ def load_guided_diffusion(path: str | Path | Mapping[str, Tensor], **flags: Any)
     return unet.eval(), build_scheduler(settings)
 
 
-def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
+def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
+    """The state dict in a file of guided-diffusion.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged, or holds more than tensors.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {str(path)!r}: give a .pt file of guided-diffusion")
     try:

@@ -1,11 +1,13 @@
 """Decisions: what is read from logits."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ace.decision import AttributeDecision, AwayFrom, BinaryDecision, ClassDecision
+from ace.decision import AttributeDecision, AwayFrom, BinaryDecision, ClassDecision, relabel
 
 finite = st.floats(-30, 30, width=32)
 logit_rows = st.integers(2, 6).flatmap(
@@ -149,3 +151,22 @@ def test_impossible_decisions_are_refused():
         AttributeDecision(-1)
     with pytest.raises(ValueError, match=r"two classes.*\['a'\]"):
         ClassDecision(["a"])
+
+
+@pytest.mark.parametrize(
+    ("task", "known", "names", "labels", "expected"),
+    [
+        ("multilabel", ["male", "smiling"], ["hat", "smiling", "male"], [[0.0, 1.0, 0.0]], [[0.0, 1.0]]),
+        ("multilabel", ["male", "smiling"], ["hat", "smiling"], [[0.0, 1.0]], [[-1.0, 1.0]]),
+        ("multilabel", ["male", "smiling"], ["male", "smiling"], [[0.0, 1.0]], [[0.0, 1.0]]),
+        ("multiclass", ["zebra", "sorrel"], ["cat", "sorrel", "zebra"], [0, 1, 2, -1], [-1, 1, 0, -1]),
+        ("binary", ["calm", "smiling"], ["smiling", "calm"], [0, 1], [1, 0]),
+        ("multiclass", ["0", "1"], ["zebra", "sorrel"], [0, 1], [0, 1]),
+        ("multiclass", ["male", "smiling"], ["smiling", "male"], [[0.0, 1.0]], [[0.0, 1.0]]),
+        ("multiclass", ["zebra", "sorrel"], ["images"], [0, 0], None),
+        ("multilabel", ["male", "smiling"], ["hat", "beard", "red"], [[0.0, 1.0, 0.0]], None),
+    ],
+)
+def test_labels_are_found_by_name(task, known, names, labels, expected):
+    found = relabel(torch.tensor(labels), names, SimpleNamespace(class_names=known, task=task))
+    assert (found if found is None else found.tolist()) == expected

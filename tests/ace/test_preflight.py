@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ace import BinaryDecision, ClassDecision, CounterfactualExplainer, DiffusionFilter, Untargeted
 from ace.models.classifiers import ImageClassifier
-from ace.preflight import check_images, check_networks
+from ace.preflight import check_images, check_labels, check_networks
 
 IDS = list("abcd")
 
@@ -171,6 +171,32 @@ def test_decisions_that_do_not_survive_the_filter(make_explainer, images):
     smooth = torch.full_like(images, 0.5)
     with pytest.warns(UserWarning, match=r"changes 100% of the decisions: use a smaller tau \(steps=2 of respacing=50"):
         check_images(make_explainer(roughness), smooth, IDS)
+
+
+def test_a_classifier_that_takes_one_image_at_a_time(make_explainer):
+    def classifier(images: Tensor) -> Tensor:
+        return brightness(images.view(1, 3, 16, 16))
+
+    with pytest.raises(ValueError, match="cannot take two images at once of 3x16x16"):
+        check_networks(make_explainer(classifier), 3, 16, 16)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1], [1, 0, 0, 1], [1, 1, 0, None], [1, 1, 0], [None] * 4])
+def test_labels_that_agree_or_say_too_little_pass_in_silence(labels):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_labels([0, 0, 1, 1][: len(labels)], labels)
+
+
+def test_labels_that_the_classifier_contradicts(make_explainer, images):
+    with pytest.warns(UserWarning, match=r"agrees with the labels for only 1 of 4 images: check its normalisation"):
+        check_labels([0, 0, 1, 1, 1], [1, 1, 0, 1, None])
+    explainer = make_explainer(brightness, slots=4)
+    with pytest.warns(UserWarning, match="only 0 of 4 images"):
+        explainer.submit(images, labels=torch.tensor([1, 1, 0, 0]), ids=IDS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_explainer(brightness, slots=4).submit(images, labels=torch.tensor([0, 0, 1, 1]), ids=IDS)
 
 
 def test_only_eight_images_are_tried(make_explainer, images):

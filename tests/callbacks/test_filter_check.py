@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from ace.diffusion_filter import DiffusionFilter
 from ace.models.classifiers import ImageClassifier
+from ace.models.foreign import ModuleClassifier
 from ace.noise import draw, generator
 from callbacks import FilterCheck
 from datamodules.base import ImageDataModule
@@ -282,9 +283,24 @@ def test_what_does_not_fit_is_found_before_the_training(settings, error, words, 
     assert model.trainer.global_step == 0
 
 
+def test_a_classifier_that_was_trained_elsewhere(make_classifier, module, make_trainer, tmp_path):
+    own = ImageClassifier.from_pretrained(make_classifier())
+    torch.save(own.network.state_dict(), tmp_path / "net.pt")
+    options = own.options | {"num_classes": 3}
+    half = (0.5,) * 3
+    foreign = ModuleClassifier(own.architecture, str(tmp_path / "net.pt"), NAMES, options, "multilabel", half, half)
+    logged = []
+    for classifier in (make_classifier(), foreign):
+        trainer = make_trainer(FilterCheck(classifier), max_epochs=1)
+        trainer.fit(module(), datamodule=ToyData())
+        logged.append({name: float(v) for name, v in trainer.callback_metrics.items() if "agreement" in name})
+    assert logged[0] == logged[1]
+    assert len(logged[0]) == 4
+
+
 def test_a_classifier_of_other_images_is_refused(make_classifier, module, make_trainer):
     check = FilterCheck(make_classifier(channels=1))
-    with pytest.raises(ValueError, match=r"classifier at .*multilabel' cannot take images of 3x16x16 \(.*1 \(as many"):
+    with pytest.raises(ValueError, match=r"the classifier cannot take images of 3x16x16 \(.*1 \(as many"):
         make_trainer(check, max_epochs=1).fit(module(), datamodule=ToyData())
     data = ToyData()
     data.image_size = (1, 2)

@@ -3,6 +3,7 @@ import warnings
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader, default_collate
 
 from ace.attacks import PGD
@@ -11,6 +12,7 @@ from ace.diffusion_filter import DiffusionFilter
 from ace.explainer import CounterfactualExplainer
 from ace.metrics.classification import class_probabilities, classification_metrics
 from ace.models.classifiers import ImageClassifier
+from ace.models.foreign import load_classifier
 from lit_modules import LitClassifier
 
 OPTIONS = {"growth_rate": 4, "block_config": [1, 1], "num_init_features": 8}
@@ -174,3 +176,26 @@ def test_a_label_out_of_range_ends_the_run_with_the_image(task, label, message, 
 def test_labels_of_another_task_are_refused(task, labels_of, remedy, make_trainer):
     with pytest.raises(ValueError, match=remedy):
         make_trainer(max_epochs=1).fit(module(task), DataLoader(samples(labels_of), batch_size=8))
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_checkpoint_is_a_classifier_that_can_be_explained(averaged, make_trainer, tmp_path):
+    model = module("multiclass", mean=(0.4, 0.5, 0.6), lr=0.02)
+    loader = DataLoader(samples("multiclass"), batch_size=16)
+    trainer = make_trainer(max_epochs=1, callbacks=[EMAWeightAveraging(decay=0.5)] if averaged else [])
+    trainer.fit(model, loader)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    loaded = load_classifier(str(tmp_path / "last.ckpt"))
+    images = torch.stack([sample["image"] for sample in samples("multiclass", 4)])
+    torch.testing.assert_close(loaded(images), model.eval()(images))  # after the training it holds the average
+    assert loaded.class_names == NAMES["multiclass"]
+    assert not any(weight.requires_grad for weight in loaded.parameters())
+    assert len(loaded.identity) == 64
+
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    del content["image_classifier"]
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match=r"other.ckpt' is not the checkpoint of a classifier .*exported folder"):
+        load_classifier(tmp_path / "other.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*absent.ckpt"):
+        load_classifier(tmp_path / "absent.ckpt")

@@ -120,7 +120,8 @@ class Three(ImageDataModule):
         (["hat", "glasses"], [[3, 1], [6, 4]]),
         (["smiling", "glasses", "hat"], [[2, 1, 3], [5, 4, 6]]),
         (["a", "b", "c"], [[1, 2, 3], [4, 5, 6]]),
-        (["hat", "beard"], None),
+        (["hat", "beard"], [[3, -1], [6, -1]]),
+        (["beard"], None),
     ],
 )
 def test_labels_are_those_of_the_classifiers_attributes(module, wanted, expected):

@@ -4,8 +4,9 @@ import os
 import shutil
 
 import pytest
+import torch
 
-from ace.models.identity import folder_hash
+from ace.models.identity import folder_hash, tensors_hash
 
 
 @pytest.fixture
@@ -79,3 +80,19 @@ def test_a_missing_folder_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FileNotFoundError, match="no folder"):
         folder_hash(tmp_path / "file")
+
+
+def test_tensors_are_known_by_name_type_shape_and_value():
+    tensors = {"a": torch.arange(4.0), "b": torch.tensor(3)}
+    same = tensors_hash(dict(reversed(tensors.items())))
+    assert same == tensors_hash(tensors)
+    others = [
+        {"a": torch.arange(4.0), "c": torch.tensor(3)},
+        {"a": torch.arange(4.0).view(2, 2), "b": torch.tensor(3)},
+        {"a": torch.arange(4.0).view(torch.int32), "b": torch.tensor(3)},
+        {"a": torch.arange(4.0) + 1, "b": torch.tensor(3)},
+    ]
+    assert len({same, *map(tensors_hash, others)}) == 5
+    assert tensors_hash({"half": torch.ones(2, 3, dtype=torch.bfloat16).t()}) == tensors_hash(
+        {"half": torch.ones(3, 2, dtype=torch.bfloat16)}
+    )

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
+from ace.diffusion_filter import DiffusionFilter
 from ace.models import unet as unet_module
 from ace.models.unet import load_diffusion
 
@@ -121,3 +122,34 @@ def test_names_on_the_hub_are_fetched_without_pickles(small_folder, monkeypatch)
     assert asked["google/ddpm-celebahq-256"] == ["*.json", "*.safetensors"]
     with pytest.raises(FileNotFoundError, match=r"someone/absent.*no network.*train.py fit"):
         load_diffusion("someone/absent")
+
+
+@torch.no_grad()
+def test_a_model_with_all_files_at_its_root(small_folder, tmp_path):
+    """The layout of google/ddpm-celebahq-256: an index that names no folders, a pickle beside the safetensors."""
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    unet, scheduler = load_diffusion(small_folder)
+    root = tmp_path / "root"
+    unet.save_pretrained(root)
+    scheduler.save_pretrained(root)
+    (root / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
+    names = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
+    (root / "model_index.json").write_text(json.dumps({"_class_name": "DDPMPipeline"} | names))
+    copy, copied_scheduler = load_diffusion(root)
+    assert torch.equal(copy(x, 3).sample, unet(x, 3).sample)
+    assert torch.equal(copied_scheduler.betas, scheduler.betas)
+    (root / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"pickled .bin weights are not read"):
+        load_diffusion(root)
+
+
+@pytest.mark.parametrize("condition", [{"num_class_embeds": 10}, {"class_embed_type": "timestep"}])
+def test_class_conditional_models_are_refused_with_the_reason(condition, tmp_path):
+    unet = UNet2DModel(
+        sample_size=8, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), **condition,
+    )  # fmt: skip
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)
+    unet, scheduler = load_diffusion(tmp_path)
+    with pytest.raises(ValueError, match=r"class-conditional.*needs an unconditional diffusion model"):
+        DiffusionFilter(unet, scheduler, steps=2, respacing=50)
