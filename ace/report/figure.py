@@ -68,6 +68,8 @@ def write_figure(
     by_id = [{record.id: record for record in store.records() if record.explained} for store in stores]
     if ids is None:
         shared = [record for id, record in by_id[0].items() if all(id in run for run in by_id)]
+        if by_id[0] and not shared:
+            raise ValueError(f"there is no explained image that {', '.join(str(s.folder) for s in stores)} share")
         ids = [record.id for record in _spread(stores[0], shared, max_images)]
     for id in ids:
         for store, run in zip(stores, by_id, strict=True):

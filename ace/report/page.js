@@ -86,6 +86,7 @@ function view(run, image, full) {
   if (run.size) {
     const [width, height] = run.size;
     element.classList.toggle("tiny", Math.max(width, height) <= TINY);
+    element.style.setProperty("--aspect", height / width);
     element.style.setProperty("--full", `${width * Math.ceil(FULL / width)}px`);
   }
   element.querySelector(".pictures").append(...pictures(run, image, full));

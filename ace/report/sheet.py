@@ -114,7 +114,7 @@ def save_sheet(figure: Figure, path: str | Path, dpi: int) -> Path:
     if path.suffix not in _FORMATS:
         raise ValueError(f"{path} must end in one of {', '.join(_FORMATS)}")
     buffer = BytesIO()
-    with rc_context({"pdf.fonttype": 42}):
+    with rc_context({"pdf.fonttype": 42, "image.composite_image": False}):
         dates = {"CreationDate": None} if path.suffix == ".pdf" else None
         figure.savefig(buffer, format=path.suffix[1:], dpi=dpi, metadata=dates)
     write_whole(buffer.getvalue(), path)
