@@ -29,8 +29,9 @@ def heat_map(original: np.ndarray, counterfactual: np.ndarray) -> np.ndarray:
     """
     if original.shape != counterfactual.shape or original.ndim != 3:
         raise ValueError(f"need two HWC images of one shape, got {original.shape} and {counterfactual.shape}")
-    difference = np.abs(original.astype(np.float32) - counterfactual).mean(axis=-1) / 255
-    strength = np.sqrt(np.clip(difference / FULL, 0, 1))
+    difference = np.abs(original.astype(np.int32) - counterfactual).sum(axis=-1)
+    possible = np.linspace(0, 1, 255 * original.shape[-1] + 1)  # few differences, many pixels: a table of colours
+    strength = np.sqrt(np.clip(possible / FULL, 0, 1))
     stops = np.linspace(0, 1, len(RAMP))
-    channels = [np.interp(strength, stops, levels) for levels in np.transpose(RAMP)]
-    return np.stack(channels, axis=-1).round().astype(np.uint8)
+    colours = np.stack([np.interp(strength, stops, levels) for levels in np.transpose(RAMP)], axis=-1)
+    return colours.round().astype(np.uint8)[difference]

@@ -34,8 +34,8 @@ function format(name, value) {
 // --- one image
 
 function source(run, image, kind, full) {
-  const thumbnail = run.thumbnails && !full && kind in { original: 0, counterfactual: 0, mask: 0, change: 0 };
-  return `${run.base}/images/${thumbnail ? "thumbnail/" : ""}${kind}/${image.id}.${thumbnail ? "webp" : "png"}`;
+  const thumbnail = run.thumbnails && !full && !(kind in MAPS);
+  return `${run.base}/images/${thumbnail ? "thumbnail/" : ""}${kind}/${image.id}.${thumbnail ? "jpg" : "png"}`;
 }
 
 function fillPicture(element, run, image, kind, full) {
@@ -188,7 +188,8 @@ const placeOf = (element) => page * PAGE + [...list.children].indexOf(element.cl
 document.addEventListener("input", ({ target }) => {
   if (target.type === "range") target.parentElement.style.setProperty("--cut", `${target.value}%`);
 });
-controls.addEventListener("input", arrange);
+controls.addEventListener("change", ({ target }) => target.type === "search" || arrange());
+controls.querySelector("[type=search]").addEventListener("input", arrange);
 controls.addEventListener("submit", (event) => event.preventDefault());
 list.addEventListener("click", ({ target }) => target.matches(".open") && show(placeOf(target)));
 list.addEventListener("keydown", (event) => {

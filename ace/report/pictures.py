@@ -16,7 +16,7 @@ from ace.run_store import IMAGE_KINDS, RunStore
 THUMBNAIL = 384
 """Longest side of a thumbnail in pixels; images up to this size have none."""
 
-_THUMBNAILED = ("original", "counterfactual", "mask", "change")
+_THUMBNAILED = ("original", "counterfactual")  # maps are small files as they are
 
 
 def image_size(store: RunStore) -> tuple[int, int] | None:
@@ -64,7 +64,7 @@ def _draw(store: RunStore, id: str, large: bool) -> None:
             save_png(heat_map(load_png(before), load_png(after)), change)
     for kind in _THUMBNAILED if large else ():
         picture = store.image_path(kind, id)
-        thumbnail = store.folder / "images" / "thumbnail" / kind / f"{id}.webp"
+        thumbnail = store.folder / "images" / "thumbnail" / kind / f"{id}.jpg"
         if picture.exists() and not _is_newer(thumbnail, picture):
             with writing(thumbnail):
                 _write_thumbnail(picture, thumbnail)
@@ -75,7 +75,7 @@ def _write_thumbnail(picture: Path, thumbnail: Path) -> None:
     with Image.open(picture) as image:
         small = image.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    small.save(buffer, format="WEBP", quality=85)
+    small.save(buffer, format="JPEG", quality=90)
     write_whole(buffer.getvalue(), thumbnail)
 
 
