@@ -31,7 +31,7 @@ def write_gallery(store: RunStore, max_images: int = 16) -> Path:
     title = f"Counterfactual explanations: {sum(record.flipped for record in attempted)} of {len(attempted)} flipped"
     headings = ("Original", "Pre-explanation", "Counterfactual", "Change")
     sheet = draw_sheet([_gallery_row(store, record) for record in chosen], headings, title)
-    return save_sheet(sheet, store.folder / "gallery.png", dpi=160)
+    return save_sheet(sheet, store.folder / "gallery.png", dpi=140)
 
 
 def write_figure(
