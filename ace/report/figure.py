@@ -6,6 +6,7 @@ from pathlib import Path
 from ace.images import load_png
 from ace.record import Record, writing
 from ace.report.change import heat_map
+from ace.report.names import run_names
 from ace.report.sheet import BAD, GOOD, GREY, Tile, draw_sheet, save_sheet
 from ace.run_store import RunStore
 
@@ -71,18 +72,12 @@ def write_figure(
         if by_id[0] and not shared:
             raise ValueError(f"there is no explained image that {', '.join(str(s.folder) for s in stores)} share")
         ids = [record.id for record in _spread(stores[0], shared, max_images)]
-    for id in ids:
-        for store, run in zip(stores, by_id, strict=True):
-            if id not in run:
-                raise ValueError(f"{store.folder} holds no explained image {id!r}: see the ids in its records.csv")
-    names = ["Counterfactual"] if len(stores) == 1 else [store.folder.resolve().name for store in stores]
+    for store, run in zip(stores, by_id, strict=True):
+        if missing := [id for id in ids if id not in run]:
+            raise ValueError(f"{store.folder} holds no explained image {missing[0]!r}: see the ids in its records.csv")
+    names = ["Counterfactual"] if len(stores) == 1 else run_names(stores)
     headings = ["Original", *(heading for name in names for heading in (name, "Change"))]
-    rows = []
-    for id in ids:
-        records = [run[id] for run in by_id]
-        pairs = [(_counterfactual(*run), _change(*run)) for run in zip(stores, records, strict=True)]
-        rows.append([_original(stores[0], records[0]), *(tile for pair in pairs for tile in pair)])
-    sheet = draw_sheet(rows, headings, width=width)
+    sheet = draw_sheet([_figure_row(stores, [run[id] for run in by_id]) for id in ids], headings, width=width)
     with writing(Path(path)):
         return save_sheet(sheet, path, dpi)
 
@@ -103,6 +98,11 @@ def _gallery_row(store: RunStore, record: Record) -> list[Tile]:
     attack = f" {_number(record.p_attack, '.2f')}"
     between = Tile(picture, "before refinement", store.target_name(record.target), attack, GREY)
     return [_original(store, record), between, _counterfactual(store, record), _change(store, record)]
+
+
+def _figure_row(stores: Sequence[RunStore], records: Sequence[Record]) -> list[Tile]:
+    pairs = [(_counterfactual(*run), _change(*run)) for run in zip(stores, records, strict=True)]
+    return [_original(stores[0], records[0]), *(tile for pair in pairs for tile in pair)]
 
 
 def _original(store: RunStore, record: Record) -> Tile:

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ace.images import write_whole
 from ace.record import FIELDS, Record, writing
 from ace.report.change import RAMP
+from ace.report.names import run_names
 from ace.report.pictures import THUMBNAIL, draw_pictures, image_size, kinds_by_id
 from ace.run_store import RunStore, flatten
 
@@ -86,10 +87,7 @@ def write_comparison(stores: Sequence[RunStore]) -> Path:
         raise ValueError(f"{', '.join(str(store.folder) for store in stores)} have no image in common")
     for store in stores:
         write_report(store)
-    names = [folder.name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(store.folder) for store in stores]
-    named = dict(zip(names, stores, strict=True))
+    named = dict(zip(run_names(stores), stores, strict=True))
     return _write_page(
         stores[0].folder / "compare.html",
         named,

@@ -134,7 +134,9 @@ def _draw_tile(axes: Axes, left: float, top: float, cell: float, tall: float, ti
     height, width = tile.picture.shape[:2]
     scale = min(cell / width, tall / height)
     picture = np.broadcast_to(tile.picture, (height, width, 3))  # grey is shown as grey, not by a colour map
-    _place(axes, picture, left, top, width * scale, height * scale, "nearest" if max(height, width) <= _TINY else None)
+    _place(
+        axes, picture, left, top, width * scale, height * scale, "nearest" if max(height, width) <= _TINY else "lanczos"
+    )
     if tile.framed:
         axes.add_patch(_frame(left, top, width * scale, height * scale))
     line = 1.3 * _SMALL * _POINT
@@ -142,11 +144,9 @@ def _draw_tile(axes: Axes, left: float, top: float, cell: float, tall: float, ti
     _write(axes, left, top + tall + 0.02 + line, tile.text, _SMALL, GREY, cell, tile.number)
 
 
-def _place(
-    axes: Axes, picture: np.ndarray, left: float, top: float, width: float, height: float, how: str | None
-) -> None:
+def _place(axes: Axes, picture: np.ndarray, left: float, top: float, width: float, height: float, how: str) -> None:
     extent = (left, left + width, top + height, top)
-    axes.imshow(picture, extent=extent, aspect="auto", interpolation=how or "lanczos")
+    axes.imshow(picture, extent=extent, aspect="auto", interpolation=how)
 
 
 def _frame(left: float, top: float, width: float, height: float) -> Rectangle:

@@ -85,6 +85,10 @@ class Browser:
         """What an element looks like, uint8 RGB."""
         return np.asarray(Image.open(io.BytesIO(self.one(selector).screenshot_as_png)).convert("RGB"))
 
+    def until(self, condition):
+        """Wait until something is so, and return what it is."""
+        return WebDriverWait(self.driver, 10, poll_frequency=0.05).until(lambda _: condition())
+
     def messages(self):
         return self.driver.get_log("browser")
 
@@ -288,8 +292,8 @@ def test_enter_opens_arrows_go_on_and_escape_closes(browser, report, records):
     assert heading.text == ids[PAGE]
     assert browser.one(".position").text == f"{PAGE + 1} of {COUNT}"
     browser.press(Keys.ESCAPE)
-    assert not browser.one("#detail").is_displayed()
-    assert browser.focused() == ids[PAGE]
+    browser.until(lambda: not browser.one("#detail").is_displayed())
+    browser.until(lambda: browser.focused() == ids[PAGE])
 
 
 def test_the_detail_view_has_buttons_and_its_slider_keeps_its_keys(browser, report, records):
@@ -303,7 +307,7 @@ def test_the_detail_view_has_buttons_and_its_slider_keeps_its_keys(browser, repo
     assert browser.cut("#detail .compare") == "53%"
     assert browser.one("#detail h2").text == ids[1]
     browser.one("#detail [name=close]").click()
-    assert not browser.one("#detail").is_displayed()
+    browser.until(lambda: not browser.one("#detail").is_displayed())
 
 
 def test_the_detail_view_tells_all_that_is_known(browser, report, records):
@@ -337,8 +341,7 @@ def test_the_command_can_be_copied(browser, report):
     button, command = browser.one("#reproduce button"), browser.one("#reproduce code").text
     assert command.startswith("python explain.py generate --config ")
     button.click()
-    wait = WebDriverWait(browser.driver, 10, poll_frequency=0.1)
-    wait.until(lambda _: button.text == "Copied" or browser.js("return String(getSelection())") == command)
+    browser.until(lambda: button.text == "Copied" or browser.js("return String(getSelection())") == command)
 
 
 # --- several runs
@@ -383,7 +386,7 @@ def test_a_comparison_goes_by_the_run_that_is_asked_for(browser, comparison, sto
 def test_the_runs_of_a_comparison_are_linked(browser, comparison, stores):
     browser.open(comparison)
     browser.all("header a")[1].click()
-    assert browser.driver.title == f"{stores[1].folder.name}: counterfactual explanations"
+    browser.until(lambda: browser.driver.title == f"{stores[1].folder.name}: counterfactual explanations")
 
 
 # --- for everybody
@@ -445,5 +448,4 @@ def test_thousands_of_images_are_there_at_once(browser, tmp_path):
     assert len(browser.ids()) == PAGE
     assert browser.one("#pager .pages").text == "105"
     paint = "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
-    milliseconds = WebDriverWait(browser.driver, 10, poll_frequency=0.1).until(lambda _: browser.js(paint))
-    assert milliseconds < 2000
+    assert browser.until(lambda: browser.js(paint)) < 2000, "milliseconds"
