@@ -3,7 +3,8 @@
 python explain.py generate --config configs/avatars/explain.yaml
 python explain.py refine RUN --threshold 0.2
 python explain.py evaluate RUN
-python explain.py report RUN
+python explain.py report RUN --compare RUN2
+python explain.py figure RUN --ids ID ID2 --out figure.pdf
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ COMMANDS = {
     "refine": commands.refine,
     "evaluate": evaluation.evaluate,
     "report": commands.report,
+    "figure": commands.figure,
 }
+LISTS = ("--compare", "--ids")
 
 
 def usage() -> str:
@@ -36,9 +39,23 @@ def main(args: list[str] | None = None) -> None:
     elif name == "generate":
         commands.generate(rest)
     elif name in COMMANDS:
-        auto_cli(COMMANDS[name], args=rest, prog=f"explain.py {name}")
+        auto_cli(COMMANDS[name], args=one_by_one(rest), prog=f"explain.py {name}")
     else:
         sys.exit(f"error: unknown command {name!r}, choose one of {', '.join(COMMANDS)}")
+
+
+def one_by_one(args: list[str]) -> list[str]:
+    """Write ``--ids a b`` as jsonargparse reads it: ``--ids+ a --ids+ b``."""
+    found, option = [], None
+    for arg, following in zip(args, [*args[1:], "-"], strict=True):
+        if arg in LISTS and not following.startswith("-"):
+            option = arg
+        elif option and not arg.startswith("-"):
+            found += [f"{option}+", arg]
+        else:
+            found.append(arg)
+            option = None
+    return found
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ace.models.identity import folder_hash
 from ace.models.unet import local_folder
 from ace.preflight import check_networks
 from ace.record import Record, WriteError, check_id
-from ace.report import write_gallery, write_report
+from ace.report import write_comparison, write_figure, write_gallery, write_report
 from ace.run_lock import RunLock
 from ace.run_progress import RunProgress
 from ace.run_store import RunStore
@@ -87,14 +88,43 @@ def refine(
     return target
 
 
-def report(run: str) -> None:
-    """Draw the gallery picture and the page of a run.
+def report(run: str, compare: list[str] | None = None) -> None:
+    """Draw the gallery picture and the page of a run, and a page of several runs side by side.
 
     Args:
         run: folder of the run.
+        compare: folders of further runs; ``compare.html`` in the first run's folder shows their common images.
     """
-    store = one_sentence(lambda: RunStore.open(run))
-    _print_paths(store, one_sentence(lambda: write_gallery(store)), write_report(store))
+    stores = [one_sentence(partial(RunStore.open, folder)) for folder in (run, *(compare or []))]
+    paths = [one_sentence(partial(draw, stores[0])) for draw in (write_gallery, write_report)]
+    if compare:
+        paths.append(one_sentence(lambda: write_comparison(stores)))
+    _print_paths(stores[0], *paths)
+
+
+def figure(
+    run: str,
+    compare: list[str] | None = None,
+    ids: list[str] | None = None,
+    out: str | None = None,
+    max_images: int = 6,
+    width: float = 6.9,
+    dpi: int = 300,
+) -> None:
+    """Arrange examples of a run, or of several side by side, as a figure for a paper.
+
+    Args:
+        run: folder of the run.
+        compare: folders of further runs, whose counterfactuals of the same images stand beside it.
+        ids: the images, a row each; by default spread evenly over the directions.
+        out: file to write, ``.pdf`` or ``.png``; by default ``figure.pdf`` in the run folder.
+        max_images: most images to choose where no ids are given.
+        width: width of the figure in inches; 6.9 are both columns of a page.
+        dpi: pixels in an inch of the pictures.
+    """
+    stores = [one_sentence(partial(RunStore.open, folder)) for folder in (run, *(compare or []))]
+    path = out or stores[0].folder / "figure.pdf"
+    _print_paths(stores[0], one_sentence(lambda: write_figure(stores, path, ids, max_images, width, dpi)))
 
 
 def _refine(source: RunStore, target: RunStore, model: LitCounterfactual) -> None:

@@ -1,9 +1,11 @@
 """The explain command from end to end, on tiny networks."""
 
 import csv
+import html
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -68,8 +70,8 @@ def refusal(capsys, arguments):
 def test_the_run_folder_is_complete(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {
-        "config.yaml", "gallery.png", "images", "metrics.json", "records.csv", "records.rank0.jsonl", "report.html",
-        "wandb", "wandb.json",
+        "config.yaml", "gallery.png", "generate.yaml", "images", "metrics.json", "records.csv", "records.rank0.jsonl",
+        "report.html", "wandb", "wandb.json",
     }  # fmt: skip
     ids = [f"avatars-test-{index:06d}" for index in range(4)]
     for kind in KINDS:
@@ -386,7 +388,40 @@ def test_report_draws_the_gallery_and_the_page(copied, finished, capsys):
     assert str(copied / "report.html") in printed
 
 
-@pytest.mark.parametrize("command", ["refine", "evaluate", "report"])
+def test_report_compares_and_figure_arranges_several_runs(copied, capsys):
+    others = [str(shutil.copytree(copied, copied.with_name(name))) for name in ("second", "third")]
+    explain.main(["report", str(copied), "--compare", *others])
+    assert str(copied / "compare.html") in capsys.readouterr().out
+    page = (copied / "compare.html").read_text()
+    assert all(f'"name": "{name}"' in page for name in ("run", "second", "third"))
+    path = copied / "few.png"
+    ids = ["avatars-test-000002", "avatars-test-000000"]
+    explain.main(["figure", str(copied), "--compare", *others, "--ids", *ids, "--out", str(path), "--width=4"])
+    assert str(path) in capsys.readouterr().out
+    assert load_png(path).shape[1] == 4 * 300
+    explain.main(["figure", str(copied), "--max_images=1"])
+    assert (copied / "figure.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_figure_and_report_refuse_what_is_not_there(copied, tmp_path, capsys):
+    assert "no explained image 'nobody'" in refusal(capsys, ["figure", copied, "--ids", "nobody"])
+    assert "must end in" in refusal(capsys, ["figure", copied, "--out", tmp_path / "figure.bmp"])
+    assert "needs different runs" in refusal(capsys, ["report", copied, "--compare", copied])
+    assert "nowhere" in refusal(capsys, ["report", copied, "--compare", tmp_path / "nowhere"])
+    assert "expected one argument" in refusal(capsys, ["report", copied, "--compare"])
+
+
+def test_the_command_of_the_page_reproduces_the_run(copied, monkeypatch):
+    explain.main(["report", str(copied)])
+    [command] = re.findall(r"<code[^>]*>(python explain.py generate .*?)</code>", (copied / "report.html").read_text())
+    _, _, *args = shlex.split(html.unescape(command))
+    explain.main(args)
+    again = copied.with_name(f"{copied.name}-again")
+    assert pictures(again) == pictures(copied)
+    assert records(again) == records(copied)
+
+
+@pytest.mark.parametrize("command", ["refine", "evaluate", "report", "figure"])
 def test_commands_on_a_folder_that_is_no_run_say_so(command, tmp_path, capsys):
     text = refusal(capsys, [command, tmp_path])
     assert str(tmp_path) in text

@@ -40,7 +40,7 @@ def run(command, workplace):
     work, root = workplace
     _, script, *args = shlex.split(command)
     args = [str(root) if arg == "ROOT" else arg for arg in args]
-    args = [re.sub(r"^(outputs/\w+)$", lambda match: str(work / match[1]), arg) for arg in args]
+    args = [re.sub(r"^(outputs/[\w.-]+)$", lambda match: str(work / match[1]), arg) for arg in args]
     if script == "train.py":
         kind = "classifier" if "classifier" in command else "ddpm"
         args += ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "1", "--data.batch_size", "2"]
@@ -65,6 +65,8 @@ def test_python_commands(workplace, monkeypatch):
     assert (work / "outputs" / "glasses" / "records.csv").is_file()
     assert (work / "outputs" / "demo-threshold0.3-dilation5" / "records.csv").is_file()
     assert (work / "explain" / "report.html").is_file()
+    assert (work / "outputs" / "demo" / "compare.html").is_file()
+    assert (work / "outputs" / "figure.pdf").is_file()
 
 
 def test_make_commands_exist_and_ci_runs_them():

@@ -1,6 +1,6 @@
-"""What a run folder looks like to a reader: a contact sheet and an HTML page."""
+"""What runs look like to a reader: a page in the browser, a gallery, and figures for a paper."""
 
-from ace.report.gallery import write_gallery
-from ace.report.page import write_report
+from ace.report.figure import write_figure, write_gallery
+from ace.report.page import write_comparison, write_report
 
-__all__ = ["write_gallery", "write_report"]
+__all__ = ["write_comparison", "write_figure", "write_gallery", "write_report"]

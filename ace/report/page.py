@@ -1,56 +1,42 @@
-"""The HTML page of a run: one file that opens from the disk beside the run's images."""
+"""The HTML pages of runs: one file each that opens from the disk beside the runs' images."""
 
 import json
+import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
+from urllib.parse import quote
 
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ace.images import load_png, save_png, write_whole
-from ace.record import Record
-from ace.report.gallery import heat_map
+from ace.images import write_whole
+from ace.record import FIELDS, Record, writing
+from ace.report.change import RAMP
+from ace.report.names import run_names
+from ace.report.pictures import THUMBNAIL, draw_pictures, image_size, kinds_by_id
 from ace.run_store import RunStore, flatten
 
-_TEMPLATE = "page.html.jinja"
-_SMALL = 96  # up to this many pixels a picture is magnified pixel for pixel
+REPRODUCE = "generate.yaml"
+"""The configuration of a run as a file that `explain.py generate --config` takes; the report writes it."""
+
+_METRIC_HEADS = ("metric", "value", "95 % interval", "n", "images", "convention")
 
 
 @dataclass(frozen=True)
-class Card:
-    """What the page shows of one record.
+class Table:
+    """A table of the page: its title, the heads of its columns, and rows that begin with their own head."""
 
-    Attributes:
-        record: the record.
-        prediction: name of the class predicted for the original.
-        target: name of the class aimed at.
-        outcome: the status without its reason.
-        images: path relative to the page by kind, for the images that exist.
-        size: width and height of the images in pixels, None where there are none.
-    """
-
-    record: Record
-    prediction: str
-    target: str
-    outcome: str
-    images: dict[str, str]
-    size: tuple[int, int] | None
-
-    @property
-    def direction(self) -> str:
-        """Prediction and target in words, what the page filters by."""
-        return f"{self.prediction} → {self.target}"
-
-    @property
-    def small(self) -> bool:
-        """Whether the images are so small that single pixels should show."""
-        return self.size is not None and max(self.size) <= _SMALL
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Any]]
 
 
 def write_report(store: RunStore) -> Path:
-    """Write `report.html` into a run folder, and the change maps that it shows.
+    """Write `report.html` into a run folder, with the change maps and thumbnails that it shows and `generate.yaml`.
 
     The page needs no network and no server: style and script are inside, pictures are linked relative to it.
 
@@ -62,11 +48,71 @@ def write_report(store: RunStore) -> Path:
 
     Raises:
         ValueError: the run holds no records.
+        WriteError: the disk is full, or the folder cannot be written.
     """
+    records = _records(store)
+    draw_pictures(store, [record.id for record in records])
+    config = yaml.safe_dump(store.config, sort_keys=False, allow_unicode=True)
+    _write(store.folder / REPRODUCE, f"# The configuration of this run, for explain.py generate --config\n{config}")
+    again = store.folder.with_name(f"{store.folder.resolve().name}-again")
+    arguments = ["--config", str(store.folder / REPRODUCE), "--output_dir", str(again)]
+    return _write_page(
+        store.folder / "report.html",
+        {store.folder.resolve().name: store},
+        [records],
+        tables=[*_tables_of_run(_metrics(store)), Table("Settings", (), list(flatten(store.settings).items()))],
+        reproduce={"command": f"python explain.py generate {shlex.join(arguments)}", "config": config},
+    )
+
+
+def write_comparison(stores: Sequence[RunStore]) -> Path:
+    """Write `compare.html` into the first run's folder: the images that all the runs have, side by side.
+
+    Args:
+        stores: the runs, two or more; each gets its own `report.html`, too.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        ValueError: one run alone, a run given twice, one without records, or no image that all runs have.
+        WriteError: the disk is full, or a folder cannot be written.
+    """
+    folders = [store.folder.resolve() for store in stores]
+    if len(set(folders)) < max(2, len(folders)):
+        raise ValueError(f"a comparison needs different runs, got {', '.join(str(folder) for folder in folders)}")
+    runs = [{record.id: record for record in _records(store)} for store in stores]
+    shared = sorted(set.intersection(*(set(run) for run in runs)))
+    if not shared:
+        raise ValueError(f"{', '.join(str(store.folder) for store in stores)} have no image in common")
+    for store in stores:
+        write_report(store)
+    named = dict(zip(run_names(stores), stores, strict=True))
+    return _write_page(
+        stores[0].folder / "compare.html",
+        named,
+        [[run[id] for id in shared] for run in runs],
+        tables=[_metrics_side_by_side(named), _different_settings(named)],
+    )
+
+
+def _records(store: RunStore) -> list[Record]:
     records = store.records()
     if not records:
         raise ValueError(f"{store.folder} holds no records to report: run `generate` first")
-    cards = [_card(store, record) for record in records]
+    return records
+
+
+def _write_page(
+    path: Path,
+    stores: dict[str, RunStore],
+    records: list[list[Record]],
+    tables: list[Table],
+    reproduce: dict[str, str] | None = None,
+) -> Path:
+    """Render the page of runs by name, which have the same images in the same order."""
+    runs = [_run(name, store, found, path.parent) for (name, store), found in zip(stores.items(), records, strict=True)]
+    images = [image for run in runs for image in run["images"]]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -75,46 +121,88 @@ def write_report(store: RunStore) -> Path:
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
-    path = store.folder / "metrics.json"
-    metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    html = environment.get_template(_TEMPLATE).render(
-        title=store.folder.resolve().name,
-        cards=cards,
-        directions=sorted({card.direction for card in cards}),
-        outcomes=sorted({card.outcome for card in cards}),
-        summary=_summary(records),
-        metrics=metrics.pop("metrics", {}),
-        tables={"Directions and status": flatten(metrics), "Settings": flatten(store.settings)},
+    html = environment.get_template("page.html.jinja").render(
+        title=" and ".join(stores),
+        runs=runs,
+        directions=sorted({image["direction"] for image in images}),
+        outcomes=sorted({image["outcome"] for image in images}),
+        summaries=[_summary(found) for found in records],
+        tables=[table for table in tables if table.rows],
+        reproduce=reproduce,
+        ramp=["#{:02x}{:02x}{:02x}".format(*colour) for colour in RAMP],
     )
-    path = store.folder / "report.html"
-    write_whole(html.encode(), path)
+    _write(path, html)
     return path
 
 
-def _card(store: RunStore, record: Record) -> Card:
-    size = _write_change_map(store, record.id)
-    kinds = ("original", "pre_explanation", "counterfactual", "mask", "change")
-    paths = {kind: store.image_path(kind, record.id) for kind in kinds}
-    return Card(
-        record=record,
-        prediction=store.class_name(record.prediction),
-        target=store.target_name(record.target),
-        outcome=record.status.partition(":")[0],
-        images={kind: path.relative_to(store.folder).as_posix() for kind, path in paths.items() if path.exists()},
-        size=size,
-    )
+def _run(name: str, store: RunStore, records: list[Record], page: Path) -> dict[str, Any]:
+    """What the page's script knows of a run; paths are relative to the page, and ready for a URL."""
+    size, kinds = image_size(store), kinds_by_id(store)
+    base = quote(Path(os.path.relpath(store.folder.resolve(), page.resolve())).as_posix())
+    images = []
+    for record in records:
+        prediction, target = store.class_name(record.prediction), store.target_name(record.target)
+        images.append(
+            {field: getattr(record, field) for field in FIELDS}
+            | {
+                "prediction": prediction,
+                "target": target,
+                "direction": f"{prediction} → {target}",
+                "outcome": record.status.partition(":")[0],
+                "kinds": kinds.get(record.id, []),
+            }
+        )
+    return {
+        "name": name,
+        "base": base,
+        "size": size,
+        "thumbnails": size is not None and max(size) > THUMBNAIL,
+        "images": images,
+    }
 
 
-def _write_change_map(store: RunStore, id: str) -> tuple[int, int] | None:
-    """Draw the change map of an image; returns its width and height, or None without a counterfactual."""
-    before, after = store.image_path("original", id), store.image_path("counterfactual", id)
-    if not (before.exists() and after.exists()):
-        return None
-    picture = heat_map(load_png(before), load_png(after))
-    path = store.image_path("change", id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_png(picture, path)
-    return picture.shape[1], picture.shape[0]
+def _metrics(store: RunStore) -> dict[str, Any]:
+    path = store.folder / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _tables_of_run(metrics: dict[str, Any]) -> list[Table]:
+    measured = [
+        (name, value["value"], _interval(value["interval"]), value["n"], value["subset"], value["convention"])
+        for name, value in metrics.get("metrics", {}).items()
+    ]
+    directions = metrics.get("directions", {})
+    heads = list(dict.fromkeys(head for numbers in directions.values() for head in numbers))
+    rows = [(name, *(numbers.get(head) for head in heads)) for name, numbers in directions.items()]
+    return [
+        Table("Metrics", _METRIC_HEADS, measured),
+        Table("Directions", ("direction", *heads), rows),
+        Table("Status", ("status", "images"), list(metrics.get("status", {}).items())),
+    ]
+
+
+def _metrics_side_by_side(stores: dict[str, RunStore]) -> Table:
+    runs = [_metrics(store).get("metrics", {}) for store in stores.values()]
+    names = dict.fromkeys(name for run in runs for name in run)
+    rows = [(name, *(_measured(run.get(name)) for run in runs)) for name in names]
+    return Table("Metrics, with 95 % intervals", ("metric", *stores), rows)
+
+
+def _different_settings(stores: dict[str, RunStore]) -> Table:
+    runs = [flatten(store.settings) for store in stores.values()]
+    keys = dict.fromkeys(key for run in runs for key in run)
+    rows = [(key, *(run.get(key) for run in runs)) for key in keys]
+    return Table("Settings that differ", ("setting", *stores), [row for row in rows if row[1:] != row[1:2] * len(runs)])
+
+
+def _measured(value: dict[str, Any] | None) -> str:
+    if value is None:
+        return _number(None)
+    return _number(value["value"]) + (f" ({_interval(value['interval'])})" if value["interval"] else "")
+
+
+def _interval(interval: Sequence[float] | None) -> str:
+    return _number(None) if interval is None else " to ".join(map(_number, interval))
 
 
 def _summary(records: Sequence[Record]) -> dict[str, str]:
@@ -138,3 +226,8 @@ def _number(value: Any) -> str:
     if value is None:
         return "—"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _write(path: Path, text: str) -> None:
+    with writing(path):
+        write_whole(text.encode(), path)
