@@ -12,6 +12,7 @@ from PIL import Image
 
 import explain
 import train
+from ace.models import convert
 from datamodules import AvatarsDataModule
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +59,7 @@ def test_python_commands(workplace, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py"])  # LightningCLI warns of pytest's own arguments
     work, _ = workplace
     run(f"python explain.py generate --config configs/avatars/explain.yaml --output_dir {work}/outputs/demo", workplace)
-    commands = [command for command in COMMANDS if command.startswith("python ")]
+    commands = [command for command in COMMANDS if re.match(r"python \w+\.py ", command)]
     assert len(commands) >= 7
     for command in commands:
         run(command, workplace)
@@ -67,6 +68,14 @@ def test_python_commands(workplace, monkeypatch):
     assert (work / "explain" / "report.html").is_file()
     assert (work / "outputs" / "demo" / "compare.html").is_file()
     assert (work / "outputs" / "figure.pdf").is_file()
+
+
+def test_checkpoints_would_be_converted_if_they_were_there():
+    commands = [shlex.split(command) for command in COMMANDS if command.startswith("python -m ace.models.convert ")]
+    assert len(commands) == sum(command.startswith("python -m ") for command in COMMANDS) > 0
+    for _, _, _, checkpoint, *rest in commands:
+        with pytest.raises(SystemExit, match=f"no checkpoint at '{re.escape(checkpoint)}'"):
+            convert.main([checkpoint, *rest])
 
 
 def test_make_commands_exist_and_ci_runs_them():
