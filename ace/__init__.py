@@ -5,7 +5,7 @@ import os
 # Before MKL's first product: else the rounding of a batch's rows depends on where in memory each of them lies.
 os.environ.setdefault("MKL_CBWR", "AUTO")
 
-from ace.attacks import PGD, Attack, CarliniWagner, GradientDescent
+from ace.attacks import PGD, Attack, CarliniWagner, GradientDescent, ProximalGradient, Stop
 from ace.decision import AttributeDecision, BinaryDecision, ClassDecision, Decision
 from ace.diffusion_filter import DiffusionFilter
 from ace.explainer import CounterfactualExplainer
@@ -30,8 +30,10 @@ __all__ = [
     "GradientDescent",
     "OtherSide",
     "Pair",
+    "ProximalGradient",
     "Refinement",
     "RunnerUp",
+    "Stop",
     "TargetPolicy",
     "ToClass",
     "Untargeted",

@@ -7,11 +7,36 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
+from torch.nn.functional import softshrink
 
 State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When an image is done before the last iteration.
+
+    Args:
+        probability: of the target, for the filtered iterate, from which on a draw of the filter's noise counts.
+        draws: how many iterations on end must count; each draws its own noise.
+
+    Raises:
+        ValueError: a probability that is not in (0, 1), or fewer than one draw.
+    """
+
+    probability: float = 0.95
+    draws: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.probability < 1:
+            raise ValueError(f"the stop's probability must be in (0, 1), got {self.probability}")
+        if self.draws < 1:
+            raise ValueError(f"the stop's draws must be at least 1, got {self.draws}")
 
 
 class Attack(ABC):
@@ -24,10 +49,15 @@ class Attack(ABC):
     Attributes:
         class_loss: the class loss that the attack is defined with.
         confidence: for the ``margin`` loss: the lead of the target, in logits, at which the loss stops falling.
+        proximal: whether the l1 distance is a part of the update, not of the gradient.
+        stop: when an image is done early; None for never. Sign steps move every pixel in each iteration, and only the
+            later ones take the noise back: PGD must run to its end.
     """
 
     class_loss: ClassVar[Literal["cross_entropy", "margin"]] = "cross_entropy"
+    proximal: ClassVar[bool] = False
     confidence: float = 0.0
+    stop: Stop | None = None
 
     def __init__(self, iterations: int = 50, step_size: float = 1.0) -> None:
         if iterations < 1:
@@ -87,6 +117,48 @@ class PGD(Attack):
     def _l2_step(self, image: Tensor, original: Tensor, gradient: Tensor) -> Tensor:
         change = image - self.step * gradient / _l2_norm(gradient).clamp(min=1e-12) - original
         change = change * (self.epsilon / _l2_norm(change).clamp(min=1e-12)).clamp(max=1)
+        return (original + change).clamp(0, 1)
+
+
+class ProximalGradient(Attack):
+    """Proximal gradient descent with momentum, for the class loss plus an l1 penalty of the change.
+
+    The gradient, scaled to a largest absolute value of 1, moves the change x' - x; soft thresholding, the proximal
+    operator of the l1 norm (Parikh and Boyd 2014, section 6.5.2), then takes ``threshold`` off every entry. So the
+    change is sparse from the first iteration, and an image may stop as soon as its decision has flipped.
+
+    Args:
+        iterations: most updates.
+        step_size: how far the steepest entry moves in one step without momentum, in grey levels.
+        threshold: what is taken off each entry of the change in each step, in grey levels.
+        momentum: share of the last direction that is kept.
+        stop: when an image is done; None for the last iteration.
+    """
+
+    proximal = True
+
+    def __init__(
+        self,
+        iterations: int = 50,
+        step_size: float = 51.0,
+        threshold: float = 2.5,
+        momentum: float = 0.5,
+        stop: Stop | None = Stop(),
+    ) -> None:
+        super().__init__(iterations, step_size)
+        if threshold < 0:
+            raise ValueError(f"threshold must not be negative (grey levels), got {threshold}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        self.threshold, self.momentum, self.stop = threshold / 255, momentum, stop
+
+    def start(self, original: Tensor) -> State:
+        return {"direction": torch.zeros_like(original)}
+
+    def update(self, image: Tensor, original: Tensor, gradient: Tensor, state: State) -> Tensor:
+        largest = gradient.flatten(1).abs().amax(1).view(-1, 1, 1, 1).clamp(min=1e-12)
+        state["direction"] = self.momentum * state["direction"] + gradient / largest
+        change = softshrink(image - original - self.step * state["direction"], self.threshold)
         return (original + change).clamp(0, 1)
 
 

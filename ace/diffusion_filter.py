@@ -105,16 +105,20 @@ class DiffusionFilter(nn.Module):
                 f"this one has {self.unet.config.out_channels}"
             )
 
-    def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, noise: Tensor | None = None, passes: int | None = None) -> Tensor:
         """F_tau(images), shape (N, C, H, W), in [0, 1] up to the noise of the last mean (not clamped).
 
         Args:
             images: shape (N, C, H, W), in [0, 1].
             noise: shape (steps, N, C, H, W), standard normal: for noising the image, then for each step but the last.
                 None stands for zeros; a filter that is not stochastic ignores it.
+            passes: of the UNet, if fewer than ``steps``: the last one's estimate of x_0 stands for the rest.
         """
         noise = noise if self.stochastic else None
         x = self.q_sample(images * 2 - 1, self.steps - 1, None if noise is None else noise[0])
+        if passes is not None and passes < self.steps:
+            x = self._denoise(x, 0, passes - 1, noise)
+            return self.p_mean_std(x, self.steps - passes).pred_x0 / 2 + 0.5
         for start, stop in self._segment_bounds():
             if stop < self.steps and torch.is_grad_enabled() and x.requires_grad:
                 x = checkpoint(self._denoise, x, start, stop, noise, use_reentrant=False, preserve_rng_state=False)

@@ -56,9 +56,11 @@ class CounterfactualExplainer:
         slots: number of images that are iterated together.
         deterministic: keep the batch shape constant, so that an image's result has the same bytes in any company.
         seed: with an image's id it determines all of its noise.
+        gradient_passes: of the UNet in each iteration of the attack; None for all steps of the filter.
 
     Raises:
-        ValueError: the policy does not fit the decision, or fewer than one slot.
+        ValueError: the policy does not fit the decision, the distance does not fit the attack, fewer than one slot, or
+            more passes than steps.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class CounterfactualExplainer:
         slots: int = 16,
         deterministic: bool = True,
         seed: int = 0,
+        gradient_passes: int | None = None,
     ) -> None:
         if slots < 1:
             raise ValueError(f"slots must be at least 1, got {slots}")
@@ -86,13 +89,20 @@ class CounterfactualExplainer:
         self.refinement = refinement or Refinement()
         self.slots, self.deterministic, self.seed = slots, deterministic, seed
         attack = attack or PGD()
+        distance = distance or Distance(l1=0.0 if attack.proximal else Distance.l1)
+        if attack.proximal and distance.l1:
+            raise ValueError(
+                f"{type(attack).__name__} has its own l1 term, the threshold: set the distance's l1 to 0, "
+                f"got {distance.l1}"
+            )
         objective = Objective(
             classifier,
             self.decision,
             diffusion_filter,
-            distance or Distance(),
+            distance,
             attack.class_loss,
             attack.confidence,
+            gradient_passes,
         )
         self.pool = SlotPool(objective, attack, slots, deterministic, seed)
         self._attacked: list[Query] = []

@@ -57,10 +57,11 @@ class Distance:
 
 
 class Evaluation(NamedTuple):
-    """The objective at one point: its gradient, shape (N, C, H, W), and the class loss, shape (N,)."""
+    """The objective at one point: its gradient, shape (N, C, H, W), the class loss and p(target), shape (N,)."""
 
     gradient: Tensor
     class_loss: Tensor
+    probability: Tensor
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ class Objective:
         distance: d, between the original and the unfiltered image.
         class_loss: ``cross_entropy``, or ``margin`` as in Carlini and Wagner 2017.
         confidence: for ``margin``: how far the target must lead before the loss stops falling, in logits.
+        passes: of the UNet in each evaluation, None for all steps of the filter, see `DiffusionFilter.forward`.
+
+    Raises:
+        ValueError: fewer than one pass, or more than the filter has steps.
     """
 
     classifier: Classifier
@@ -84,6 +89,12 @@ class Objective:
     distance: Distance
     class_loss: Literal["cross_entropy", "margin"] = "cross_entropy"
     confidence: float = 0.0
+    passes: int | None = None
+
+    def __post_init__(self) -> None:
+        most = 1 if self.diffusion_filter is None else self.diffusion_filter.steps
+        if self.passes is not None and not 1 <= self.passes <= most:
+            raise ValueError(f"passes must be in [1, {most}], the filter's steps, got {self.passes}")
 
     def evaluate(
         self, image: Tensor, original: Tensor, target: Tensor, factor: Tensor, noise: Tensor | None = None
@@ -98,14 +109,14 @@ class Objective:
         """
         with torch.enable_grad():
             image = image.detach().requires_grad_()
-            filtered = image if self.diffusion_filter is None else self.diffusion_filter(image, noise)
-            class_loss = self._class_loss(self.classifier(filtered), target)
+            filtered = image if self.diffusion_filter is None else self.diffusion_filter(image, noise, self.passes)
+            logits = self.classifier(filtered).float()
+            class_loss = self._class_loss(logits, target)
             loss = class_loss + factor * self.distance(image, original)
             (gradient,) = torch.autograd.grad(loss.sum(), image)
-        return Evaluation(gradient, class_loss.detach())
+        return Evaluation(gradient, class_loss.detach(), self.decision.probability(logits.detach(), target))
 
     def _class_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        logits = logits.float()
         if self.class_loss == "margin":
             return (-self.decision.margin(logits, target)).clamp(min=-self.confidence)
         return self.decision.cross_entropy(logits, target)

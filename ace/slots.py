@@ -106,7 +106,7 @@ class SlotPool:
             query.iterations, query.healthy = 0, True
             query.stream = generator(self.seed, query.id, "attack")
             self.waiting.appendleft(query)
-        for name in ("image", "original", "target", "iteration", "healthy", "state"):
+        for name in ("image", "original", "target", "iteration", "healthy", "reached", "state"):
             vars(self).pop(name, None)  # their memory is what was missing
 
     def run(self, drain: bool) -> list[Query]:
@@ -138,7 +138,7 @@ class SlotPool:
             self._allocate(image, state)
         self.queries[slot] = query
         self.image[slot], self.original[slot], self.target[slot] = query.image, query.image, query.target
-        self.iteration[slot], self.healthy[slot] = 0, True
+        self.iteration[slot], self.healthy[slot], self.reached[slot] = 0, True, 0
         for name, values in state.items():
             self.state[name][slot] = values[0]
 
@@ -149,6 +149,7 @@ class SlotPool:
         self.target = torch.zeros(rows, dtype=torch.long, device=image.device)
         self.iteration = torch.zeros(rows, device=image.device)
         self.healthy = torch.ones(rows, dtype=torch.bool, device=image.device)
+        self.reached = torch.zeros(rows, dtype=torch.long, device=image.device)
         self.state = {name: values.new_zeros(rows, *values.shape[1:]) for name, values in state.items()}
 
     def _iterate(self) -> None:
@@ -158,7 +159,12 @@ class SlotPool:
         factor = self.objective.distance.factor(self.iteration[rows], self.attack.iterations)
         evaluation = self.objective.evaluate(image, original, self.target[rows], factor, self._noise(rows))
         state = {name: values[rows] for name, values in self.state.items()}
-        self.image[rows] = self.attack.update(image, original, evaluation.gradient, state)
+        updated = self.attack.update(image, original, evaluation.gradient, state)
+        if stop := self.attack.stop:
+            self.reached[rows] = (self.reached[rows] + 1) * (evaluation.probability >= stop.probability)
+            done = self.reached[rows] >= stop.draws
+            updated = torch.where(done[:, None, None, None], image, updated)  # what was judged is what is kept
+        self.image[rows] = updated
         for name, values in state.items():
             self.state[name][rows] = values
         self.iteration[rows] += 1
@@ -192,9 +198,10 @@ class SlotPool:
 
     def _retire(self) -> list[Query]:
         """Free the slots of the images that are finished."""
-        finished = []
+        finished, stop = [], self.attack.stop
+        done = [False] * len(self.queries) if stop is None else (self.reached >= stop.draws).tolist()
         for slot, query in enumerate(self.queries):
-            if query is not None and query.iterations == self.attack.iterations:
+            if query is not None and (done[slot] or query.iterations == self.attack.iterations):
                 query.pre_explanation, query.healthy = self.image[slot].clone(), bool(self.healthy[slot])
                 query.peak_memory = peak_memory(self.image.device)
                 finished.append(query)

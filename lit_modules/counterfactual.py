@@ -42,6 +42,8 @@ class LitCounterfactual(LightningModule):
         slots: number of images iterated together.
         deterministic: same bytes for an image whatever its company, by a constant batch shape.
         seed: with an image's id it determines all of its noise.
+        gradient_passes: UNet passes in each iteration of the attack, fewer than ``steps`` for a cheaper gradient, whose
+            last estimate of x_0 stands for the rest of the chain; None for all.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class LitCounterfactual(LightningModule):
         slots: int = 16,
         deterministic: bool = True,
         seed: int = 0,
+        gradient_passes: int | None = None,
     ) -> None:
         super().__init__()
         self.classifier = load_classifier(classifier)
@@ -76,6 +79,7 @@ class LitCounterfactual(LightningModule):
             slots,
             deterministic,
             seed,
+            gradient_passes,
         )
 
     def _labels(self, batch: dict[str, Any]) -> Tensor | None:
