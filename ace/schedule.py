@@ -36,7 +36,7 @@ def schedule_tables(scheduler: DDPMScheduler, timesteps: Sequence[int]) -> dict[
         posterior mean; ``log_variance`` of the posterior (at step 0, where it is zero, that of step 1); ``log_beta``.
     """
     alpha_bar = torch.cumprod(1 - scheduler.betas.double(), 0)[list(timesteps)]
-    previous = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
+    previous = torch.cat([torch.ones_like(alpha_bar[:1]), alpha_bar[:-1]])
     beta = 1 - alpha_bar / previous
     variance = beta * (1 - previous) / (1 - alpha_bar)
     if len(variance) > 1:
