@@ -29,15 +29,15 @@ from ace.run_store import RunStore
 from ace.slots import Query
 from callbacks.counterfactual_progress import CounterfactualProgress
 from callbacks.counterfactual_writer import CounterfactualWriter, write_explanation
+from callbacks.log_run import log_config, log_run
 from callbacks.progress_logger import ProgressLogger
 from callbacks.run_estimate import RunEstimate
 from callbacks.stop_run import StopRun
-from callbacks.wandb_gallery import log_run
 from callbacks.wandb_run import remember_run
 from datamodules.base import LOADING_ARGUMENTS, ImageDataModule
 from lit_modules.cli import ExplainCLI, one_sentence
+from lit_modules.closing_summary import print_paths, print_summary
 from lit_modules.counterfactual import MEMORY_ARGUMENTS, LitCounterfactual
-from lit_modules.metric_table import print_metrics
 
 PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -59,13 +59,12 @@ def generate(args: list[str]) -> RunStore | None:
         trainer.callbacks += [CounterfactualWriter(store, cli.model.explainer.seed), ProgressLogger(progress), stop]
         if shows_bar:
             trainer.callbacks.append(CounterfactualProgress(progress))
-        for logger in trainer.loggers:
-            logger.log_hyperparams(store.config)
+        log_config(trainer.loggers, store)
         remember_run(trainer.loggers, store)
         trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
         stop.wait_for_others(trainer)
         if trainer.is_global_zero:
-            _finish(store, trainer.loggers)
+            _finish(store, trainer.loggers, cli.config.examples)
             _check_failures(store, cli.config.max_failures)
     return store
 
@@ -94,7 +93,7 @@ def report(run: str) -> None:
         run: folder of the run.
     """
     store = one_sentence(lambda: RunStore.open(run))
-    _print_paths(store, one_sentence(lambda: write_gallery(store)), write_report(store))
+    print_paths(store, [one_sentence(lambda: write_gallery(store)), write_report(store)])
 
 
 def _refine(source: RunStore, target: RunStore, model: LitCounterfactual) -> None:
@@ -239,14 +238,13 @@ def _stored_query(store: RunStore, record: Record, device: torch.device) -> Quer
     )
 
 
-def _finish(store: RunStore, loggers: Sequence[Logger] = ()) -> None:
+def _finish(store: RunStore, loggers: Sequence[Logger] = (), examples: int = 0) -> None:
     """Merge, measure and show a run whose images are all done."""
     metrics = evaluate_store(store)
     paths = [write_gallery(store)] if metrics["n"] else []
     paths.append(write_report(store))
-    log_run(loggers, store, metrics)
-    print_metrics({store.folder.name: metrics})
-    _print_paths(store, *paths)
+    log_run(loggers, store, metrics, examples)
+    print_summary(store, metrics, paths)
 
 
 def _check_failures(store: RunStore, most: int) -> None:
@@ -255,9 +253,3 @@ def _check_failures(store: RunStore, most: int) -> None:
     if failed.total() > most:
         causes = "; ".join(f"{count} {status}" for status, count in failed.most_common(3))
         sys.exit(f"error: {failed.total()} images failed, more than max_failures={most} ({causes})")
-
-
-def _print_paths(store: RunStore, *paths: Path) -> None:
-    print(f"run folder  {store.folder}")
-    for path in paths:
-        print(f"{path.stem:>10}  {path}")
