@@ -22,8 +22,8 @@ class ExportModel(Callback):
     """Call ``module.export`` on rank zero: once when training has ended, or at each best value of a metric so far.
 
     When training has ended, Weights & Biases gets the folder as an artifact, with the hash that explanations name its
-    weights by. The averaged weights are exported if `WeightAveraging` is used. A training that fails or is stopped leaves the
-    folder as it is, and a kill leaves no half of one.
+    weights by. The averaged weights are exported if `WeightAveraging` is used. A training that fails or is stopped
+    leaves the folder as it is, and a kill leaves no half of one.
 
     Args:
         folder: where to write; files in it that the export has no others for stay.

@@ -29,7 +29,7 @@ def log_run(loggers: Sequence[Logger], store: RunStore, metrics: dict[str, Any],
 
     Args:
         loggers: every logger gets the metrics; Weights & Biases and TensorBoard get the gallery and the distributions
-            of `HISTOGRAMS`; Weights & Biases gets the tables of `callbacks.wandb_tables` and the files of `log_metrics`.
+            of `HISTOGRAMS`; Weights & Biases gets the tables of `callbacks.wandb_tables` and the run's `FILES`.
         store: the run.
         metrics: what `ace.evaluation.evaluate` returned.
         examples: most rows of the table of examples, see `ace.examples.choose_examples`.
