@@ -37,6 +37,7 @@ class CounterfactualProgress(ProgressBar):
         terminal = sys.stdout.isatty()
         self.bar = tqdm(
             total=self.progress.total,
+            delay=1e-9,  # not before there is a description
             file=sys.stdout if terminal else PlainLines(),
             disable=not self._enabled,
             mininterval=0.1 if terminal else 30,  # a log file gets a line now and then
@@ -81,9 +82,13 @@ class CounterfactualProgress(ProgressBar):
 class PlainLines:
     """Writes each state of a bar to the standard output as a line of its own, without control characters."""
 
+    last = ""
+
     def write(self, text: str) -> None:
-        if line := text.strip():
+        line = text.strip()
+        if line not in ("", self.last):  # tqdm draws the end again when it closes
             print(line)
+            self.last = line
 
     def flush(self) -> None:
         sys.stdout.flush()
