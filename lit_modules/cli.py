@@ -8,6 +8,7 @@ import re
 import string
 import sys
 import warnings
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -101,12 +102,12 @@ def output_folder(path: str) -> str:
     """Put the values of environment variables in the place of their names: runs of a sweep differ in nothing else.
 
     Raises:
-        ValueError: one is not set.
+        ArgumentTypeError: one is not set; of other errors the parser would not tell the reason.
     """
     try:
         return string.Template(path).substitute(os.environ)
     except KeyError as error:
-        raise ValueError(f"output_dir is {path!r}, and the environment has no {error.args[0]}: set it") from error
+        raise ArgumentTypeError(f"{path!r} is not complete, the environment has no {error.args[0]}: set it") from error
 
 
 def plain_config(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]:
