@@ -9,7 +9,7 @@ from __future__ import annotations
 from lightning import LightningDataModule, LightningModule
 
 from callbacks import DataSummary, FiniteLoss
-from lit_modules.cli import TrainCLI
+from lit_modules.cli import LogConfigCallback, TrainCLI
 
 
 def main(args: list[str] | None = None) -> TrainCLI:
@@ -22,6 +22,7 @@ def main(args: list[str] | None = None) -> TrainCLI:
         auto_configure_optimizers=False,
         trainer_defaults={"callbacks": [DataSummary(), FiniteLoss()]},
         parser_kwargs={"description": "Train a classifier or a diffusion model."},
+        save_config_callback=LogConfigCallback,
         # One folder a run: a second run, or one after a crash, rewrites the saved configuration.
         save_config_kwargs={"overwrite": True},
         args=args,

@@ -40,6 +40,7 @@ _NUMBERS = {
     "peak_memory": "bytes, of the device, or of the process on a CPU: the most until the image was done",
 }
 _BKL = "1 - probability of the target"
+_CLOSENESS = "1 - l1 where flipped, else 0: what to maximise, flips first"
 _DISTANCES = {"l1": l1, "l2": l2, "linf": linf, "changed_area": partial(changed_area, tolerance=1.5 / 255)}
 
 
@@ -128,7 +129,11 @@ def measure_diversity(stores: Sequence[RunStore], judges: Judges) -> dict[str, M
 
 def _of_records(attempted: list[Record]) -> dict[str, Measurement]:
     flips = torch.tensor([float(record.flipped) for record in attempted])
-    found = {"flip_rate": measure_mean(flips, ATTEMPTED, "as saved")}
+    closeness = torch.tensor([1 - record.l1 if record.flipped else 0.0 for record in attempted], dtype=torch.float64)
+    found = {
+        "flip_rate": measure_mean(flips, ATTEMPTED, "as saved"),
+        "valid_closeness": measure_mean(closeness, ATTEMPTED, _CLOSENESS),
+    }
     explained = [record for record in attempted if record.explained]
     for name, convention in _NUMBERS.items():
         values = torch.tensor(_values(explained, name), dtype=torch.float64)

@@ -20,7 +20,8 @@ class RunProgress:
         total: number of images that are left to do.
 
     Attributes:
-        done, attempted, flipped: images finished, not skipped among them, and flipped among these.
+        before: images that were finished earlier.
+        done, attempted, flipped: images finished since, not skipped among them, and flipped among these.
     """
 
     def __init__(self, store: RunStore, total: int) -> None:
@@ -28,7 +29,9 @@ class RunProgress:
         self.done = self.attempted = self.flipped = 0
         self._sums: Counter[str] = Counter()
         self._explained = 0
-        self._read = {log: max((end for _, end in read_log(log)), default=0) for log in store.logs()}
+        ends = {log: [end for _, end in read_log(log)] for log in store.logs()}
+        self.before = sum(map(len, ends.values()))
+        self._read = {log: max(found, default=0) for log, found in ends.items()}
         self._started = time.monotonic()
         self._looked = -PAUSE
 
@@ -61,8 +64,8 @@ class RunProgress:
         return self.done / max(time.monotonic() - self._started, 1e-9)
 
     def metrics(self) -> dict[str, float]:
-        """What loggers are told: counts, flip rate, means over the explained images, and speed."""
-        found = {"images": self.done, "images_per_second": self.images_per_second}
+        """What loggers are told: images done in all, and of those done now the flip rate, mean numbers and speed."""
+        found = {"images": self.before + self.done, "images_per_second": self.images_per_second}
         if self.flip_rate is not None:
             found["flip_rate"] = self.flip_rate
         if self._explained:

@@ -12,11 +12,9 @@ writes is the matter of `RunLock`.
 
 import csv
 import hashlib
-import importlib.metadata
 import io
 import json
 import math
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,11 +38,11 @@ from ace.record import (
     record_values,
     writing,
 )
+from ace.versions import versions
 
 IMAGE_KINDS = ("original", "pre_explanation", "counterfactual", "mask", "change")
 """Folders under `images/`. The first four are an image's results; the report derives `change` from them."""
 
-_PACKAGES = ("torch", "torchvision", "diffusers", "lightning")
 _ABSENT = "(absent)"
 
 
@@ -57,12 +55,14 @@ class RunStore:
         settings: what results depend on; a run is continued only with the same ones.
         config: the whole resolved configuration, for the reader.
         rank: process number; each process appends to its own record file.
+        versions: of the code that made the folder, see `ace.versions.versions`; older runs have none.
     """
 
     folder: Path
     settings: dict[str, Any]
     config: dict[str, Any]
     rank: int = 0
+    versions: dict[str, str] = field(default_factory=versions)
     _mended: bool = field(default=False, init=False, repr=False)
 
     @classmethod
@@ -91,19 +91,20 @@ class RunStore:
             store.rank = rank
             _refuse_other_settings(folder, store.settings, settings)
             return store
+        store = cls(folder, settings, config, rank)
         if rank == 0:
             _refuse_foreign_content(folder)
             content = {
                 "settings": settings,
                 "config": config,
-                "versions": _versions(),
+                "versions": store.versions,
                 "settings_hash": _hash(settings),
             }
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
             with writing(folder / "config.yaml"):
                 make_folder(folder)
                 write_whole(text.encode(), folder / "config.yaml")
-        return cls(folder, settings, config, rank)
+        return store
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -122,7 +123,7 @@ class RunStore:
             raise ValueError(f"{path} cannot be read as plain YAML: {error}") from error
         if not isinstance(content, dict) or not {"settings", "config"} <= content.keys():
             raise ValueError(f"{path} is not the config.yaml of a run: give another folder")
-        return cls(Path(folder), content["settings"], content["config"])
+        return cls(Path(folder), content["settings"], content["config"], versions=content.get("versions") or {})
 
     @cached_property
     def settings_hash(self) -> str:
@@ -306,13 +307,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions

@@ -34,12 +34,14 @@ class CounterfactualProgress(ProgressBar):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar."""
+        terminal = sys.stdout.isatty()
         self.bar = tqdm(
             total=self.progress.total,
-            file=sys.stdout,
+            delay=1e-9,  # not before there is a description
+            file=sys.stdout if terminal else PlainLines(),
             disable=not self._enabled,
-            mininterval=0.1 if sys.stdout.isatty() else 30,  # a log file gets a line now and then
-            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}",
+            mininterval=0.1 if terminal else 30,  # a log file gets a line now and then
+            bar_format="{desc} {percentage:3.0f}% " + ("|{bar}| " if terminal else "") + "{elapsed} < {remaining}",
         )
         self._pool, self._processes = pl_module.explainer.pool, trainer.world_size
         self._pool.listeners.append(self._show)
@@ -75,3 +77,18 @@ class CounterfactualProgress(ProgressBar):
         speed = f", {progress.images_per_second:.2g} images/s" if progress.done else ""
         self.bar.set_description_str(f"{progress.done}/{self.bar.total} images, {rate}{speed}", refresh=False)
         self.bar.update(0)
+
+
+class PlainLines:
+    """Writes each state of a bar to the standard output as a line of its own, without control characters."""
+
+    last = ""
+
+    def write(self, text: str) -> None:
+        line = text.strip()
+        if line not in ("", self.last):  # tqdm draws the end again when it closes
+            print(line)
+            self.last = line
+
+    def flush(self) -> None:
+        sys.stdout.flush()

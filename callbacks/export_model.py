@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger, WandbLogger
 
+from ace.models.identity import folder_hash
 from callbacks.averaging import averaged_weights
+from callbacks.wandb_artifacts import log_artifact
 
 
 class ExportModel(Callback):
     """Call ``module.export`` on rank zero: once when training has ended, or at each best value of a metric so far.
 
-    The averaged weights are exported if `WeightAveraging` is used. A training that fails or is stopped leaves the
-    folder as it is, and a kill leaves no half of one.
+    When training has ended, Weights & Biases gets the folder as an artifact, with the hash that explanations name its
+    weights by. The averaged weights are exported if `WeightAveraging` is used. A training that fails or is stopped
+    leaves the folder as it is, and a kill leaves no half of one.
 
     Args:
         folder: where to write; files in it that the export has no others for stay.
@@ -67,8 +72,17 @@ class ExportModel(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export the end: this is the first hook in which the module holds the averaged weights for good."""
-        if self.monitor is None and _writes(trainer):
+        if not _writes(trainer):
+            return
+        if self.monitor is None:
             self._export(pl_module)
+        if self.monitor is None or math.isfinite(self.best):
+            self._log(trainer.loggers)
+
+    def _log(self, loggers: Sequence[Logger]) -> None:
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                log_artifact(logger, "model", self.folder.name, [self.folder], {"hash": folder_hash(self.folder)})
 
     def _export(self, pl_module: LightningModule) -> None:
         folder = self.folder.resolve()  # a link stays, and leads to the new export

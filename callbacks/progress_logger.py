@@ -14,7 +14,8 @@ class ProgressLogger(Callback):
     """Logs the images done, flip rate, mean distances, iterations and speed of all processes; on rank zero.
 
     Args:
-        progress: of the run; the step of a logged value is its count of images.
+        progress: of the run; the step of a logged value is the count of all images done, so that a run that goes on
+            goes on in the curves too.
     """
 
     def __init__(self, progress: RunProgress) -> None:
@@ -42,4 +43,4 @@ class ProgressLogger(Callback):
         if self.progress.done > self._logged:
             self._logged = self.progress.done
             for logger in trainer.loggers:
-                logger.log_metrics(self.progress.metrics(), step=self._logged)
+                logger.log_metrics(self.progress.metrics(), step=self.progress.before + self.progress.done)

@@ -14,7 +14,7 @@ from torchvision.utils import make_grid
 
 from ace.images import save_png, to_uint8
 from ace.noise import draw, generator
-from callbacks.log_images import log_image
+from callbacks.log_media import log_image
 
 
 class SampleGrid(Callback):

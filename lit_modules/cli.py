@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import string
 import sys
 import warnings
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -14,9 +17,13 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace, dict_to_namespace
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from jsonargparse.typing import NonNegativeInt
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from ace.run_lock import RunLockedError
+from ace.versions import versions
 from callbacks.last_checkpoint import LastCheckpoint, last_checkpoint
 from callbacks.wandb_mode import never_prompt
 from callbacks.wandb_run import remembered_run
@@ -28,7 +35,12 @@ class OutputCLI(LightningCLI):
     """``--output_dir`` drives the trainer's folder and the logger's; W&B never asks questions."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--output_dir", type=str, default="outputs/run", help="Folder of all that the run writes.")
+        parser.add_argument(
+            "--output_dir",
+            type=output_folder,
+            default="outputs/run",
+            help="Folder of all that the run writes; $NAME in it stands for an environment variable.",
+        )
         parser.link_arguments("output_dir", "trainer.default_root_dir")
         parser.link_arguments("output_dir", "trainer.logger.init_args.save_dir")
 
@@ -63,6 +75,11 @@ class TrainCLI(OutputCLI):
         super().before_instantiate_classes()
         one_sentence(self._find_last_checkpoint)
 
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        if self.trainer.loggers:  # Lightning's callback refuses to work without
+            self.trainer.callbacks.append(LearningRateMonitor())
+
     def _find_last_checkpoint(self) -> None:
         """Put a path in the place of ``--ckpt_path last``: Lightning would begin anew where there is none."""
         config = self.active_config
@@ -71,6 +88,32 @@ class TrainCLI(OutputCLI):
             if not path.is_file():
                 raise FileNotFoundError(f"nothing to go on from: there is no {path}; leave --ckpt_path out to begin")
             config.ckpt_path = str(path)
+
+
+class LogConfigCallback(SaveConfigCallback):
+    """Gives the resolved configuration and the versions of the code to the loggers too."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        config = plain_config(self.parser, self.config)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(config | {"versions": versions()})
+
+
+def output_folder(path: str) -> str:
+    """Put the values of environment variables in the place of their names: runs of a sweep differ in nothing else.
+
+    Raises:
+        ArgumentTypeError: one is not set; of other errors the parser would not tell the reason.
+    """
+    try:
+        return string.Template(path).substitute(os.environ)
+    except KeyError as error:
+        raise ArgumentTypeError(f"{path!r} is not complete, the environment has no {error.args[0]}: set it") from error
+
+
+def plain_config(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]:
+    """A resolved configuration in plain values."""
+    return yaml.safe_load(parser.dump(config, skip_link_targets=False))
 
 
 def checkpoint_folder(output_dir: str) -> str:
@@ -86,6 +129,12 @@ class ExplainCLI(OutputCLI):
         parser.add_argument("--dry_run", action="store_true", help="Estimate time and memory, and write nothing.")
         parser.add_argument(
             "--max_failures", type=int, default=0, help="Exit with an error if more images than this have failed."
+        )
+        parser.add_argument(
+            "--examples",
+            type=NonNegativeInt,
+            default=64,
+            help="Most images in the table of examples in Weights & Biases.",
         )
         parser.link_arguments("model.slots", "data.init_args.batch_size")
 
@@ -110,7 +159,7 @@ class ExplainCLI(OutputCLI):
 
     def plain_config(self) -> dict[str, Any]:
         """The resolved configuration in plain values."""
-        return yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False))
+        return plain_config(self.parser, self.config)
 
 
 def join_paths(args: list[str]) -> list[str]:

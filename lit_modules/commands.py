@@ -30,15 +30,15 @@ from ace.run_store import RunStore
 from ace.slots import Query
 from callbacks.counterfactual_progress import CounterfactualProgress
 from callbacks.counterfactual_writer import CounterfactualWriter, write_explanation
+from callbacks.log_run import log_config, log_run
 from callbacks.progress_logger import ProgressLogger
 from callbacks.run_estimate import RunEstimate
 from callbacks.stop_run import StopRun
-from callbacks.wandb_gallery import log_run
 from callbacks.wandb_run import remember_run
 from datamodules.base import LOADING_ARGUMENTS, ImageDataModule
 from lit_modules.cli import ExplainCLI, one_sentence
+from lit_modules.closing_summary import print_paths, print_summary
 from lit_modules.counterfactual import MEMORY_ARGUMENTS, LitCounterfactual
-from lit_modules.metric_table import print_metrics
 
 PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -60,13 +60,12 @@ def generate(args: list[str]) -> RunStore | None:
         trainer.callbacks += [CounterfactualWriter(store, cli.model.explainer.seed), ProgressLogger(progress), stop]
         if shows_bar:
             trainer.callbacks.append(CounterfactualProgress(progress))
-        for logger in trainer.loggers:
-            logger.log_hyperparams(store.config)
+        log_config(trainer.loggers, store)
         remember_run(trainer.loggers, store)
         trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
         stop.wait_for_others(trainer)
         if trainer.is_global_zero:
-            _finish(store, trainer.loggers)
+            _finish(store, trainer.loggers, cli.config.examples)
             _check_failures(store, cli.config.max_failures)
     return store
 
@@ -99,7 +98,7 @@ def report(run: str, compare: list[str] | None = None) -> None:
     paths = [one_sentence(partial(draw, stores[0])) for draw in (write_gallery, write_report)]
     if compare:
         paths.append(one_sentence(lambda: write_comparison(stores)))
-    _print_paths(stores[0], *paths)
+    print_paths(stores[0], paths)
 
 
 def figure(
@@ -124,7 +123,7 @@ def figure(
     """
     stores = [one_sentence(partial(RunStore.open, folder)) for folder in (run, *(compare or []))]
     path = out or stores[0].folder / "figure.pdf"
-    _print_paths(stores[0], one_sentence(lambda: write_figure(stores, path, ids, max_images, width, dpi)))
+    print_paths(stores[0], [one_sentence(lambda: write_figure(stores, path, ids, max_images, width, dpi))])
 
 
 def _refine(source: RunStore, target: RunStore, model: LitCounterfactual) -> None:
@@ -269,14 +268,13 @@ def _stored_query(store: RunStore, record: Record, device: torch.device) -> Quer
     )
 
 
-def _finish(store: RunStore, loggers: Sequence[Logger] = ()) -> None:
+def _finish(store: RunStore, loggers: Sequence[Logger] = (), examples: int = 0) -> None:
     """Merge, measure and show a run whose images are all done."""
     metrics = evaluate_store(store)
     paths = [write_gallery(store)] if metrics["n"] else []
     paths.append(write_report(store))
-    log_run(loggers, store, metrics)
-    print_metrics({store.folder.name: metrics})
-    _print_paths(store, *paths)
+    log_run(loggers, store, metrics, examples)
+    print_summary(store, metrics, paths)
 
 
 def _check_failures(store: RunStore, most: int) -> None:
@@ -285,9 +283,3 @@ def _check_failures(store: RunStore, most: int) -> None:
     if failed.total() > most:
         causes = "; ".join(f"{count} {status}" for status, count in failed.most_common(3))
         sys.exit(f"error: {failed.total()} images failed, more than max_failures={most} ({causes})")
-
-
-def _print_paths(store: RunStore, *paths: Path) -> None:
-    print(f"run folder  {store.folder}")
-    for path in paths:
-        print(f"{path.stem:>10}  {path}")

@@ -24,7 +24,7 @@ from ace.models.foreign import ForeignClassifier, load_classifier
 from ace.models.normalised import NormalisedClassifier
 from ace.report import write_report
 from ace.run_store import RunStore
-from callbacks.wandb_gallery import log_metrics
+from callbacks.log_run import log_metrics
 from callbacks.wandb_run import run_loggers
 from datamodules.base import ImageDataModule
 from lit_modules.cli import one_sentence, sentence
@@ -79,7 +79,7 @@ def evaluate(
         found[folder] = one_sentence(lambda store=store: evaluate_store(store, judges_of_run(judges, store), shared))
         if store.records():
             write_report(store)
-        log_metrics(run_loggers(store), found[folder])
+        log_metrics(run_loggers(store), store, found[folder])
     print_metrics(found)
 
 

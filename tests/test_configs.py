@@ -9,10 +9,14 @@ import pytest
 import torch
 import yaml
 from lightning import LightningDataModule, LightningModule
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 import explain
+from ace.evaluation import evaluate
 from ace.models.classifiers import ImageClassifier
 from ace.models.oracles import CELEBA_ATTRIBUTES
+from ace.record import Record
+from ace.run_store import RunStore
 from datamodules import ImageDataModule
 from datamodules.bdd_oia import ACTIONS
 from datamodules.imagenet import NAMES
@@ -23,7 +27,8 @@ from tests import layouts
 ROOT = Path(__file__).parents[1]
 EVALUATION = "configs/avatars/evaluate.yaml"  # of a command that needs a run
 EVERY_CONFIG = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
-CONFIGS = [config for config in EVERY_CONFIG if config != EVALUATION]
+SWEEP = "configs/sweeps/lambda_tau.yaml"  # of a command of W&B
+CONFIGS = [config for config in EVERY_CONFIG if config not in (EVALUATION, SWEEP)]
 COMMAND = re.compile(
     r"^#   python (train\.py fit|explain\.py generate|explain\.py evaluate \S+) (--config .+)$", re.MULTILINE
 )
@@ -114,6 +119,9 @@ def test_there_are_configs():
 def test_a_config_begins_with_what_it_does_and_its_command(config):
     first = (ROOT / config).read_text().splitlines()[0]
     assert re.fullmatch(r"# [A-Z].{20,}", first)
+    if config == SWEEP:
+        assert f"#   wandb sweep {config}\n" in (ROOT / config).read_text()
+        return
     assert commands(config)
     assert all(config in arguments for _, arguments in commands(config))
 
@@ -159,6 +167,46 @@ def test_an_explanation_has_one_seed_and_no_ball(config):
     assert "seed_everything" not in content, "the seed of the method is the model's"
     assert isinstance(content["model"]["seed"], int)
     assert content["model"]["attack"]["init_args"]["epsilon"] is None
+
+
+def test_every_run_of_the_sweep_is_a_command_with_a_folder_of_its_own(set_up, monkeypatch):
+    sweep = yaml.safe_load((ROOT / SWEEP).read_text())
+    program, *command = create_sweep_command(sweep["command"])[2:]
+    assert (sweep["program"], program, command.pop(0)) == ("explain.py", "${program}", "generate")
+    for position, run in ((0, "first"), (-1, "last")):
+        monkeypatch.setenv("WANDB_RUN_ID", run)  # as the agent does after it has expanded the command
+        chosen = {name: {"value": given["values"][position]} for name, given in sweep["parameters"].items()}
+        flags = create_sweep_command_args({"args": chosen})["args"]
+        written = [argument.replace("=configs/", f"={ROOT}/configs/") for argument in command]
+        cli = set_up("explain.py generate", [*written[: written.index("${args}")], *flags])
+        assert cli.config.output_dir == cli.trainer.default_root_dir == f"outputs/sweep/{run}"
+        assert {name: cli.config[name] for name in chosen} == {name: given["value"] for name, given in chosen.items()}
+
+
+def test_the_sweep_maximises_what_a_run_has_in_its_summary(tmp_path):
+    metric = yaml.safe_load((ROOT / SWEEP).read_text())["metric"]
+    store = RunStore.create(tmp_path / "run", {}, {})
+    store.add(Record(id="a", seed=0, status="failed: why"), {})
+    assert metric["goal"] == "maximize"
+    assert metric["name"] in {f"metrics/{name}" for name in evaluate(store)["metrics"]}
+
+
+def test_an_output_folder_of_an_unknown_variable_is_refused(set_up, capsys):
+    with pytest.raises(SystemExit):
+        set_up("explain.py generate", ["--config", "configs/avatars/explain.yaml", "--output_dir", "runs/$NOT_SET"])
+    assert "the environment has no NOT_SET: set it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["train.py fit", "explain.py generate"])
+@pytest.mark.parametrize("logger", ["csv", "tensorboard", "wandb"])
+def test_a_logger_takes_the_place_of_another_with_all_its_settings(script, logger, set_up):
+    """The loggers have other arguments: those of the first would be refused."""
+    first = "configs/avatars/explain.yaml" if script.startswith("explain") else "configs/avatars/classifier.yaml"
+    cli = set_up(script, ["--config", first, "--config", f"configs/logger/{logger}.yaml"])
+    [made] = cli.trainer.loggers
+    assert type(made).__name__.lower() == f"{logger}logger"
+    assert made.save_dir == cli.config.output_dir
+    assert made.name == {"wandb": "ace"}.get(logger, logger)
 
 
 LOGGERS = "lightning.pytorch.loggers"

@@ -22,6 +22,8 @@ from ace.images import from_uint8, load_png
 from ace.models.classifiers import ImageClassifier
 from ace.run_store import RunStore
 from tests.conftest import KINDS, pictures, records
+from tests.wandb_files import config
+from tests.wandb_files import table as table_of_wandb
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -85,7 +87,7 @@ def test_the_run_folder_is_complete(finished):
     names = ["not smiling", "smiling"]
     assert content["settings"]["decision"] == {"class_names": names, "target_names": names}
     assert content["settings"]["precision"] == "32-true"
-    assert set(content["versions"]) >= {"python", "torch", "lightning", "diffusers"}
+    assert set(content["versions"]) >= {"python", "lightning-ace", "torch", "lightning", "diffusers"}
 
     metrics = json.loads((finished / "metrics.json").read_text())
     rows = table(finished)
@@ -100,10 +102,14 @@ def test_the_run_folder_is_complete(finished):
 
 def test_a_run_is_tracked_offline(finished):
     [folder] = (finished / "wandb").glob("offline-run-*")
-    assert list(folder.glob("*.wandb"))
     [picture] = folder.glob("files/media/images/gallery*.png")
     assert np.array_equal(load_png(picture), load_png(finished / "gallery.png"))
-    assert list(folder.glob("files/media/table/counterfactuals*.json"))
+    assert {row["id"] for row in table_of_wandb(folder, "counterfactuals")} == records(finished).keys()
+    content, shown = yaml.safe_load((finished / "config.yaml").read_text()), config(folder)
+    assert shown["settings"] == content["settings"]
+    assert shown["versions"] == content["versions"]
+    assert shown["model"] == content["config"]["model"]
+    assert "versions" not in content["settings"], "other versions may go on with it"
 
 
 def test_records_speak_of_the_pictures_on_disk(finished, classifier_folder):
@@ -301,6 +307,9 @@ def test_two_processes_give_the_bytes_of_one_and_may_outnumber_the_images(finish
     assert [row | measured for row in table(folder)] == [row | measured for row in table(finished)]
     assert "4 images to explain, 1 of them done before" in rest.stdout
     assert rest.stdout.count("images to explain") == 1, "only rank zero speaks"
+    assert re.search(r"^3/3 images, \d+% flipped, \S+ images/s 100% 00:\d\d < 00:00$", rest.stdout, re.MULTILINE)
+    assert rest.stdout.rstrip().endswith(f"next  python explain.py evaluate {folder}")
+    assert not {"\r", "\x1b"} & set(rest.stdout + rest.stderr), "plain lines, where it is no terminal"
 
 
 # --- the second stage again

@@ -13,6 +13,7 @@ import pytest
 import explain
 from ace.images import load_png
 from tests.conftest import KINDS, pictures, records
+from tests.wandb_files import summary
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -129,9 +130,12 @@ def test_other_batch_shapes_give_the_same_up_to_rounding(settings, alone, comman
 
 def test_two_processes_of_torchrun_give_the_bytes_of_one_though_the_second_is_late(alone, command, start, tmp_path):
     folder = tmp_path / "run"
-    process = start(command(folder, *ASKED), 2, torchrun(2))
+    logger = "--trainer.logger=lightning.pytorch.loggers.WandbLogger"
+    process = start(command(folder, *ASKED, logger), 2, torchrun(2))
     assert process.wait(200) == 0, (tmp_path / "log.txt").read_text()
     assert done_by(folder, 0) + done_by(folder, 1) == IMAGES
+    [logged] = (folder / "wandb").glob("offline-run-*")
+    assert summary(logged)["progress/images"] == IMAGES, "one W&B run, of all processes"
     assert done_by(folder, 0) > done_by(folder, 1), "who is late does less"
     assert records(folder) == records(alone)
     assert pictures(folder) == pictures(alone)

@@ -1,6 +1,7 @@
 """Real training with the real configurations, shrunken."""
 
 import csv
+import io
 import os
 import re
 import shutil
@@ -8,16 +9,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import wandb
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
 from ace.images import load_png
 from ace.models.classifiers import ImageClassifier
+from ace.models.identity import folder_hash
 from ace.models.unet import load_diffusion
+from tests.wandb_files import artifacts, config, history
 
 ROOT = Path(__file__).parents[1]
 CLASSIFIER = [
@@ -106,13 +112,49 @@ def test_the_diffusion_model_is_trained_sampled_exported_and_trained_on(argument
     load_diffusion(folder)
 
 
-def test_wandb_is_one_config_more(arguments, tmp_path):
+def test_wandb_is_one_config_more_and_gets_curves_pictures_settings_and_the_model(arguments, tmp_path):
     more = f"--config={ROOT / 'configs/logger/wandb.yaml'}"
-    train.main(arguments("fit", DDPM, more, "--trainer.callbacks=callbacks.SampleGrid", "--trainer.callbacks.count=4"))
+    callbacks = [
+        {"class_path": "callbacks.SampleGrid", "init_args": {"count": 4, "inference_steps": 2}},
+        {"class_path": "callbacks.ExportModel", "init_args": {"folder": "weights/new"}},
+    ]
+    train.main(arguments("fit", DDPM, more, f"--trainer.callbacks={callbacks}"))
     wandb.finish()
     [run] = (tmp_path / "outputs/avatars/ddpm/wandb").glob("offline-run-*")
     [picture] = run.glob("files/media/images/samples*.png")
     assert load_png(picture).shape == (2 * 66 + 2, 2 * 66 + 2, 3)
+
+    curves = {name: value for row in history(run) for name, value in row.items()}
+    assert {"train/loss", "val/loss", "lr-AdamW"} <= curves.keys()
+    assert curves["lr-AdamW"] == pytest.approx(6e-4)
+    shown = config(run)
+    assert shown["model"]["init_args"]["unet"]["init_args"]["block_out_channels"] == [8, 8, 8, 8]
+    assert shown["output_dir"] == "outputs/avatars/ddpm"
+    assert shown["versions"].keys() >= {"lightning-ace", "torch"}
+
+    [(kind, metadata, files)] = [a for name, a in artifacts(run).items() if name.startswith("new-")]
+    assert (kind, metadata) == ("model", {"hash": folder_hash("weights/new")}), "as in the settings of explanations"
+    for name, copy in files.items():
+        assert Path(copy).read_bytes() == Path("weights/new", name).read_bytes()
+    assert "unet/diffusion_pytorch_model.safetensors" in files
+
+
+def test_tensorboard_and_csv_get_the_same_curves(arguments, tmp_path):
+    loggers = [{"class_path": f"lightning.pytorch.loggers.{name}Logger"} for name in ("TensorBoard", "CSV")]
+    callbacks = "--trainer.callbacks=[{class_path: callbacks.SampleGrid, init_args: {count: 4, inference_steps: 2}}]"
+    cli = train.main(arguments("fit", DDPM, callbacks, f"--trainer.logger={loggers}"))
+    board, table = cli.trainer.loggers
+    with Path(table.log_dir, "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    events = EventAccumulator(board.log_dir).Reload()
+    assert set(events.Tags()["scalars"]) - {"hp_metric"} == rows[0].keys() - {"step"}
+    for name in ("train/loss", "lr-AdamW", "val/loss"):
+        written = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+        assert written == [(event.step, pytest.approx(event.value)) for event in events.Scalars(name)], name
+    [samples] = events.Images("samples")
+    assert np.asarray(Image.open(io.BytesIO(samples.encoded_image_string))).std() > 0
+    for logger in (board, table):
+        assert "block_out_channels" in Path(logger.log_dir, "hparams.yaml").read_text()
 
 
 COUNTING = """

@@ -75,7 +75,8 @@ def test_metrics_are_those_computed_by_hand(store):
     metrics = evaluate(store)
     measured = metrics.pop("metrics")
     assert {name: value["value"] for name, value in measured.items()} == {
-        "flip_rate": 0.5, "bkl": pytest.approx(1 - 11 / 32), **means(11 / 4)
+        "flip_rate": 0.5, "valid_closeness": pytest.approx((0 - 1 - 4) / 6), "bkl": pytest.approx(1 - 11 / 32),
+        **means(11 / 4),
     }  # fmt: skip
     assert (measured["flip_rate"]["n"], measured["flip_rate"]["subset"]) == (6, "attempted")
     assert (measured["l1"]["n"], measured["l1"]["subset"]) == (4, "explained")
@@ -127,7 +128,7 @@ def test_a_direction_is_named_by_what_was_asked(tmp_path):
 def test_a_run_in_which_all_failed(store):
     store.add(Record(id="a", prediction=1, seed=0, status="failed: why"), {})
     metrics = evaluate(store)
-    assert metrics.pop("metrics").keys() == {"flip_rate"}
+    assert metrics.pop("metrics").keys() == {"flip_rate", "valid_closeness"}
     assert metrics == {
         "n": 1,
         "directions": {"glad -> ?": {"n": 1, "flip_rate": 0.0}},

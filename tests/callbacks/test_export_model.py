@@ -31,7 +31,7 @@ class Module:
 
 
 def trainer(**settings):
-    standard = {"is_global_zero": True, "fast_dev_run": False, "sanity_checking": False, "callbacks": []}
+    standard = {"is_global_zero": True, "fast_dev_run": False, "sanity_checking": False, "callbacks": [], "loggers": []}
     state = SimpleNamespace(fn="fit")
     return SimpleNamespace(
         **(standard | {"state": state, "callback_metrics": {"val/loss": torch.zeros(())}} | settings)

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 import explain
 from ace.run_store import RunStore
 from callbacks.wandb_run import remember_run, remembered_run, run_loggers
-from tests.callbacks.test_wandb_gallery import history
+from tests.wandb_files import artifacts, history, table
 
 WANDB = "{class_path: lightning.pytorch.loggers.WandbLogger, init_args: {project: mine, offline: true}}"
 
@@ -56,19 +56,19 @@ def test_generate_and_evaluate_write_one_run(arguments, tmp_path):
     def logged():
         parts = sorted((run / "wandb").glob("offline-run-*"))
         assert {part.name.rpartition("-")[2] for part in parts} == {json.loads((run / "wandb.json").read_text())["id"]}
-        [file] = parts[-1].glob("*.wandb")
-        return len(parts), {key: value for row in history(file) for key, value in row.items()}
+        return parts, {key: value for row in history(parts[-1]) for key, value in row.items()}
 
     run = tmp_path / "run"
     explain.main(arguments(run, f"--trainer.logger={WANDB}", num_images=1))
     parts, values = logged()
-    assert parts == 1
+    assert len(parts) == 1
     assert values["metrics/n"] == 1
 
     explain.main(["evaluate", str(run)])
     metrics = json.loads((run / "metrics.json").read_text())["metrics"]
     parts, values = logged()
-    assert parts == 2
+    assert len(parts) == 2, "offline, W&B makes a folder each time"
+    assert any(name.startswith("counterfactuals-") for name in artifacts(parts[-1])), "the new metrics.json"
     assert "cout" in metrics
     for name, measured in metrics.items():
         assert values[f"metrics/{name}"] == pytest.approx(measured["value"])
@@ -76,7 +76,10 @@ def test_generate_and_evaluate_write_one_run(arguments, tmp_path):
 
     explain.main(arguments(run, f"--trainer.logger={WANDB}", num_images=2))
     parts, values = logged()
-    assert parts == 3
+    assert len(parts) == 3
+    ids = [row["id"] for row in table(parts[-1], "counterfactuals")]
+    assert sorted(ids) == ["avatars-test-000000", "avatars-test-000001"], "of both times"
+    assert values["trainer/global_step"] == values["progress/images"] == 2, "curves go on"
     assert values["metrics/n"] == 2
 
     shutil.rmtree(run / "wandb")
