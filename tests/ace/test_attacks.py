@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ace.attacks import PGD, CarliniWagner, GradientDescent
+from ace.attacks import PGD, CarliniWagner, GradientDescent, ProximalGradient
 from ace.decision import AwayFrom, BinaryDecision, ClassDecision
 from ace.objective import Distance, Objective
 
@@ -134,7 +134,10 @@ def test_carlini_wagner_by_hand():
         torch.testing.assert_close(image, original + (w.tanh() - start) / 2)
 
 
-@pytest.mark.parametrize("attack", [PGD(3), PGD(3, norm="l2"), GradientDescent(3, 255.0), CarliniWagner(3, 255.0)])
+@pytest.mark.parametrize(
+    "attack",
+    [PGD(3), PGD(3, norm="l2"), GradientDescent(3, 255.0), CarliniWagner(3, 255.0), ProximalGradient(3, threshold=1)],
+)
 def test_without_gradient_every_pixel_stays_exactly_in_place(attack):
     original = images(2)
     original[:, :, 0], original[:, :, 1] = 0, 1  # black and white
@@ -188,7 +191,10 @@ def test_l2_steps_have_the_given_length_and_the_projection_the_given_radius():
         torch.testing.assert_close(change, length * direction, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("attack", [PGD(10), PGD(10, norm="l2"), GradientDescent(10, 255.0), CarliniWagner(10, 255.0)])
+@pytest.mark.parametrize(
+    "attack",
+    [PGD(10), PGD(10, norm="l2"), GradientDescent(10, 255.0), CarliniWagner(10, 255.0), ProximalGradient(10, 5.0, 0.5)],
+)
 def test_a_batch_of_8_ends_like_eight_batches_of_1(attack, make_filter, run_attack):
     original = images(8, size=8)
     weights = images(1, size=8, seed=1) * 0.2 - 0.1
@@ -223,3 +229,24 @@ def test_a_batch_of_8_ends_like_eight_batches_of_1(attack, make_filter, run_atta
 def test_bad_settings_are_named(attack, settings, message):
     with pytest.raises(ValueError, match=message):
         attack(**settings)
+
+
+def test_proximal_gradient_by_hand():
+    attack = ProximalGradient(step_size=25.5, threshold=12.75, momentum=0.5)  # 0.1 and 0.05
+    original = torch.tensor([0.5, 0.5, 0.5, 0.98]).view(1, 1, 2, 2)
+    gradient = torch.tensor([4.0, -1.0, 0.0, -4.0]).view(1, 1, 2, 2)
+    state = attack.start(original)
+    first = attack.update(original, original, gradient, state)
+    # Scaled: 1, -1/4, 0, -1; steps of 0.1, less 0.05; the second is taken off whole, the last one stops at white.
+    assert_pixels(first.flatten(), torch.tensor([0.45, 0.5, 0.5, 1.0]))
+    second = attack.update(first, original, gradient, state)
+    # The direction is 1.5 times as long: -0.05 - 0.15 + 0.05; -0.25 * 1.5 * 0.1 = 0.0375 is still below 0.05.
+    assert_pixels(second.flatten(), torch.tensor([0.35, 0.5, 0.5, 1.0]))
+    assert (second - original).flatten()[1:3].tolist() == [0, 0], "unchanged pixels keep their exact value"
+
+
+def test_proximal_gradient_scales_each_image_on_its_own():
+    attack, original = ProximalGradient(threshold=0), torch.full((2, 3, 4, 4), 0.5)
+    gradient = torch.ones(2, 3, 4, 4) * torch.tensor([1.0, 1e-6]).view(2, 1, 1, 1)
+    moved = attack.update(original, original, gradient, attack.start(original))
+    assert_pixels(moved, torch.full((2, 3, 4, 4), 0.3))

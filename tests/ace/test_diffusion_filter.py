@@ -284,3 +284,18 @@ def test_unknown_parametrisations_are_refused(setting, toy_unet):
     [(name, value)] = setting.items()
     with pytest.raises(ValueError, match=f"unknown {name} '{value}': use "):
         DiffusionFilter(toy_unet(), DDPMScheduler(**setting), steps=2, respacing=10)
+
+
+def test_fewer_passes_end_with_an_estimate_of_the_clean_image(make_filter):
+    filter_ = make_filter(steps=4, respacing=10, stochastic=True)
+    image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(4, 2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    whole = filter_(image, noise)
+    assert torch.equal(filter_(image, noise, passes=4), whole)
+    noisy = filter_.q_sample(image * 2 - 1, 3, noise[0])
+    torch.testing.assert_close(filter_(image, noise, passes=1), filter_.p_mean_std(noisy, 3).pred_x0 / 2 + 0.5)
+    then = filter_.p_sample(noisy, 3, noise[1])
+    torch.testing.assert_close(filter_(image, noise, passes=2), filter_.p_mean_std(then, 2).pred_x0 / 2 + 0.5)
+    before = filter_.passes.forwards
+    filter_(image, noise, passes=2)
+    assert filter_.passes.forwards - before == 2

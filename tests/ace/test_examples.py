@@ -2,10 +2,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from ace.report.gallery import heat_map
 
 from ace.examples import TINT, choose_examples, example_pictures, tinted
 from ace.record import Record
+from ace.report.change import heat_map
 from ace.run_store import RunStore
 
 

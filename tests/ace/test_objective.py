@@ -167,3 +167,21 @@ def test_the_loss_is_in_float32_whatever_the_classifier_computes_in():
 def test_bad_distances_are_named(settings):
     with pytest.raises(ValueError, match=str(next(iter(settings.values())))):
         Distance(**settings)
+
+
+def test_the_probability_is_that_of_the_filtered_image(make_filter):
+    image = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    target, filter_ = torch.tensor([0, 1, 1]), make_filter()
+
+    def bright(images):
+        return 5 * (images.mean((1, 2, 3)) - 0.5)
+
+    found = Objective(bright, BinaryDecision(), filter_, Distance()).evaluate(image, image, target, torch.ones(3))
+    expected = torch.sigmoid(bright(filter_(image)))
+    torch.testing.assert_close(found.probability, torch.where(target == 1, expected, 1 - expected))
+
+
+@pytest.mark.parametrize("passes", [0, 6])
+def test_passes_out_of_range_are_named(passes, make_filter):
+    with pytest.raises(ValueError, match=rf"passes must be in \[1, 5\], the filter's steps, got {passes}"):
+        Objective(lambda x: x, BinaryDecision(), make_filter(), Distance(), passes=passes)

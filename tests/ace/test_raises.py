@@ -14,6 +14,10 @@ CASES = {
     "other norm": (lambda: ace.PGD(norm="l1"), "unknown norm 'l1': use linf or l2"),
     "NaN step": (lambda: ace.GradientDescent(step_size=float("nan")), "step_size must be positive.*nan"),
     "negative lead": (lambda: ace.CarliniWagner(confidence=-1), "confidence must not be negative.*-1"),
+    "negative threshold": (lambda: ace.ProximalGradient(threshold=-1), "threshold must not be negative.*-1"),
+    "momentum": (lambda: ace.ProximalGradient(momentum=1), r"momentum must be in \[0, 1\), got 1"),
+    "certain stop": (lambda: ace.Stop(probability=1), r"probability must be in \(0, 1\), got 1"),
+    "stop without draws": (lambda: ace.Stop(draws=0), "draws must be at least 1, got 0"),
     "negative weight": (lambda: ace.Distance(l1=-1), "must not be negative, got l1=-1"),
     "other schedule": (lambda: ace.Distance(schedule="cosine"), "'cosine': use constant, linear or step"),
     "threshold": (lambda: ace.Refinement(threshold=1.5), r"threshold must be in \[0, 1\].*1.5"),
@@ -71,3 +75,11 @@ def test_more_images_than_slots_cannot_be_refined_at_once(explainer):
     queries = [Query(str(i), image, 1, 0, None, 0.1, pre_explanation=image) for i in range(3)]
     with pytest.raises(ValueError, match="refine takes at most 2 images at a time, got 3"):
         explainer.refine(queries)
+
+
+def test_the_l1_distance_of_a_proximal_attack_is_its_threshold(make_unet):
+    diffusion_filter = ace.DiffusionFilter(make_unet(size=16), DDPMScheduler(), steps=1, respacing=10)
+    parts = (lambda images: images.mean((1, 2, 3)), ace.BinaryDecision(), diffusion_filter, ace.ProximalGradient())
+    with pytest.raises(ValueError, match=r"its own l1 term.*set the distance's l1 to 0, got 0.01"):
+        ace.CounterfactualExplainer(*parts, ace.Distance(l1=0.01))
+    assert ace.CounterfactualExplainer(*parts).pool.objective.distance.l1 == 0

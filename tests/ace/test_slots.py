@@ -5,7 +5,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from ace.attacks import PGD, CarliniWagner
+from ace.attacks import PGD, CarliniWagner, ProximalGradient, Stop
 from ace.decision import BinaryDecision
 from ace.diffusion_filter import DiffusionFilter
 from ace.objective import Distance, Objective
@@ -142,6 +142,43 @@ def test_every_image_is_charged_its_own_passes_and_its_share_of_the_time(make_po
     assert all(one.seconds > 0 and one.peak_memory > 0 for one in finished)
     if slots == 5:
         assert len({one.seconds for one in finished}) == 1
+
+
+def test_an_image_that_has_reached_its_target_leaves_and_the_next_one_enters(make_pool):
+    """Brightness needs more steps the darker an image is; the slots are full all the time."""
+    seen: list[Tensor] = []
+
+    def decide(images: Tensor) -> Tensor:
+        seen.append(images.detach())
+        return 20 * (images.mean((1, 2, 3)) - 0.5)
+
+    attack = ProximalGradient(30, step_size=6, threshold=1, momentum=0, stop=Stop(0.9, draws=2))
+    levels = dict(zip("abcd", (0.2, 0.4, 0.3, 0.45), strict=True))
+
+    def run(slots, names):
+        pool = make_pool(slots, attack=attack, decide=decide)
+        pool.objective = Objective(decide, BinaryDecision(), None, Distance(l1=0.0))
+        for name in names:
+            pool.add(Query(name, torch.full((3, 8, 8), levels[name]), 1, 0, None, 0.1))
+        return {one.id: one for one in pool.run(drain=True)}
+
+    together = run(2, "abcd")
+    assert list(together) == ["b", "a", "c", "d"], "the order in which they are finished"
+    rounds = len(seen)
+    assert rounds < sum(one.iterations for one in together.values()) / 2 * 1.3, "no slot waits for the other"
+    for name, one in together.items():
+        assert one.iterations == run(1, name)[name].iterations < attack.iterations
+        reached = torch.sigmoid(decide(one.pre_explanation[None]))
+        assert 0.9 <= reached < 0.97, "what was judged is kept, and no step more is taken"
+
+
+def test_an_image_that_never_reaches_its_target_takes_all_iterations(make_pool):
+    attack = ProximalGradient(5, threshold=255)
+    pool = make_pool(2, attack=attack)
+    pool.add(query("a"))
+    [one] = pool.run(drain=True)
+    assert one.iterations == 5
+    assert torch.equal(one.pre_explanation, one.image)
 
 
 def test_what_is_not_finite_marks_its_own_image(make_pool):
