@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.averaging import averaged_weights
 
@@ -69,6 +70,7 @@ class ExportModel(Callback):
         """Export the end: this is the first hook in which the module holds the averaged weights for good."""
         if self.monitor is None and _writes(trainer):
             self._export(pl_module)
+            rank_zero_info(f"The trained network is in {self.folder}")
 
     def _export(self, pl_module: LightningModule) -> None:
         folder = self.folder.resolve()  # a link stays, and leads to the new export
