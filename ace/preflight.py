@@ -37,7 +37,7 @@ def check_networks(explainer: CounterfactualExplainer, channels: int, height: in
         warnings.warn(
             f"the images are {height}x{width}, the diffusion model was made for {made_for}: "
             f"give the images that size (image_size: {made_for})",
-            stacklevel=2,
+            stacklevel=1,  # always from here: a run that checks twice says it once
         )
     classifier = explainer.classifier
     if isinstance(classifier, nn.Module) and any(module.training for module in classifier.modules()):
