@@ -26,8 +26,19 @@ def check_networks(explainer: CounterfactualExplainer, channels: int, height: in
     Raises:
         ValueError: wrong channel count, a size that the UNet cannot halve often enough, a classifier in training mode,
             or one that refuses the images or whose outputs do not fit the decision.
+
+    Warns:
+        UserWarning: the diffusion model was made for images of another size.
     """
-    check_unet(explainer.diffusion_filter.unet, channels, height, width)
+    unet = explainer.diffusion_filter.unet
+    check_unet(unet, channels, height, width)
+    made_for = unet.config.sample_size
+    if made_for not in (None, height, width, (height, width), [height, width]):  # one number may be either side
+        warnings.warn(
+            f"the images are {height}x{width}, the diffusion model was made for {made_for}: "
+            f"give the images that size (image_size: {made_for})",
+            stacklevel=1,  # always from here: a run that checks twice says it once
+        )
     classifier = explainer.classifier
     if isinstance(classifier, nn.Module) and any(module.training for module in classifier.modules()):
         raise ValueError("the classifier is in training mode, its answers depend on the batch: call classifier.eval()")

@@ -12,6 +12,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
 
 from ace.models.identity import folder_hash
 from callbacks.averaging import averaged_weights
@@ -76,6 +77,7 @@ class ExportModel(Callback):
             return
         if self.monitor is None:
             self._export(pl_module)
+            rank_zero_info(f"The trained network is in {self.folder}")
         if self.monitor is None or math.isfinite(self.best):
             self._log(trainer.loggers)
 

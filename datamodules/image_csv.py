@@ -67,7 +67,7 @@ class CSVDataModule(ImageFilesDataModule):
         test_share: float = 0.1,
         class_names: list[str] | None = None,
         image_size: int | tuple[int, int] = 64,
-        horizontal_flip: bool = True,
+        horizontal_flip: bool = False,
         resize: Resize = "crop",
         corrupt: Corrupt = "refuse",
         batch_size: int = 32,

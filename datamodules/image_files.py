@@ -177,7 +177,7 @@ class ImageFilesDataModule(ImageDataModule):
 
     Args:
         image_size: height and width that the networks see, or one number for both.
-        horizontal_flip: mirror half of the training images.
+        horizontal_flip: mirror half of the training images; not what has a left and a right, as text, digits or roads.
         resize: see `resized`; outside the train split ``random_crop`` is ``crop``.
         corrupt: what to do with a file that cannot be read. ``refuse`` stops when it is reached. ``skip`` reads
             all files of a split when it is first used, names the bad ones and leaves them out.
@@ -244,6 +244,11 @@ def hashed_split(name: str, val_share: float, test_share: float) -> Split:
     """The split that owns a relative path (with slashes): it depends on nothing but the path and the shares."""
     position = int.from_bytes(_sha256(name)[-8:], "big") / 2**64
     return "test" if position < test_share else "val" if position < test_share + val_share else "train"
+
+
+def hashed_order(name: str) -> bytes:
+    """A sort key of relative paths (with slashes): it mixes folders, and depends on nothing but the path."""
+    return _sha256(name)
 
 
 def check_shares(val_share: float, test_share: float) -> None:

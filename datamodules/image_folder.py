@@ -16,6 +16,7 @@ from datamodules.image_files import (
     Entry,
     ImageFilesDataModule,
     check_shares,
+    hashed_order,
     hashed_split,
     image_id,
 )
@@ -30,7 +31,8 @@ class ImageFolderDataModule(ImageFilesDataModule):
 
     Without class folders all images are of one class, "images", which is enough for a diffusion model. Without
     the folders train, val and test an image's split is drawn by a hash of its path below ROOT: it stays the same
-    whatever other images come or go. Names that begin with a dot are passed over.
+    whatever other images come or go. Names that begin with a dot are passed over. The order is that of a hash too: the
+    first ``num_images`` are of all classes.
 
     Args:
         root: folder of the splits, of the classes, or of the images.
@@ -47,7 +49,7 @@ class ImageFolderDataModule(ImageFilesDataModule):
         self,
         root: str,
         image_size: int | tuple[int, int] = 64,
-        horizontal_flip: bool = True,
+        horizontal_flip: bool = False,
         resize: Resize = "crop",
         corrupt: Corrupt = "refuse",
         val_share: float = 0.1,
@@ -98,7 +100,7 @@ class ImageFolderDataModule(ImageFilesDataModule):
         return splits
 
     def _listed(self, folder: Path) -> Iterator[tuple[str, Entry]]:
-        """The images below a folder, by class and path, each with its path from there."""
+        """The images below a folder, in the order of `hashed_order`, each with its path from there."""
         prefix = len(os.path.join(folder, ""))
 
         def is_image(path: str) -> bool:
@@ -111,8 +113,8 @@ class ImageFolderDataModule(ImageFilesDataModule):
             samples = make_dataset(str(folder), {name: index for index, name in enumerate(names)}, None, is_image)
         except FileNotFoundError as error:  # torchvision's word for a class without images
             raise ValueError(f"{folder}: {error}Images end in {', '.join(EXTENSIONS)}.") from error
-        for path, label in samples:
-            name = path[prefix:].replace(os.sep, "/")
+        named = [(path[prefix:].replace(os.sep, "/"), path, label) for path, label in samples]
+        for name, path, label in sorted(named, key=lambda sample: hashed_order(sample[0])):
             yield name, Entry(path, label, image_id(name))
 
 

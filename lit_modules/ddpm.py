@@ -80,11 +80,13 @@ class LitDDPM(TrainingModule):
         self.bucket_losses = nn.ModuleList(MeanMetric() for _ in self.edges[1:])
 
     def setup(self, stage: str) -> None:
-        """Check that the images of the data module fit the network."""
+        """Check that the images of the data module fit the network; what it learns from, it is made for and samples."""
         data = self.trainer.datamodule
         if data is not None:
             size = data.image_size
             check_unet(self.unet, data.channels, *((size, size) if isinstance(size, int) else size))
+            if stage == "fit":
+                self.unet.register_to_config(sample_size=size)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         images = batch["image"]

@@ -95,6 +95,17 @@ def test_images_that_the_unet_cannot_take(make_explainer, channels, height, widt
         check_networks(make_explainer(brightness), channels, height, width)
 
 
+@pytest.mark.parametrize(("height", "width", "warned"), [(16, 16, 0), (16, 32, 0), (32, 32, 1)])
+def test_images_of_another_size_than_the_unet_was_made_for(make_explainer, height, width, warned):
+    with warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
+        check_networks(make_explainer(brightness), 3, height, width)
+    assert len(complaints) == warned
+    for complaint in complaints:
+        assert "the images are 32x32, the diffusion model was made for 16" in str(complaint.message)
+        assert "(image_size: 16)" in str(complaint.message)
+
+
 def test_a_classifier_in_training_mode(make_explainer):
     with pytest.raises(ValueError, match=r"training mode.*call classifier.eval\(\)"):
         check_networks(make_explainer(network().train()), 3, 16, 16)

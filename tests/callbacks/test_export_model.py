@@ -43,12 +43,13 @@ def content(folder):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_the_module_is_exported_at_the_end_in_the_precision_asked_for(dtype, tmp_path):
+def test_the_module_is_exported_at_the_end_in_the_precision_asked_for(dtype, tmp_path, caplog):
     export = ExportModel(str(tmp_path / "own" / "weights"), dtype)
     export.on_validation_end(trainer(), Module())
     assert not list(tmp_path.iterdir())
     export.on_fit_end(trainer(), Module())
     assert content(tmp_path) == {"own/weights/config.json": "0", f"own/weights/unet/{dtype}.txt": "0"}
+    assert caplog.messages == [f"The trained network is in {tmp_path / 'own' / 'weights'}"]
 
 
 @pytest.mark.parametrize("monitor", [None, "val/loss"])

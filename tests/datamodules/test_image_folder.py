@@ -29,7 +29,7 @@ def root(tmp_path):
 def test_samples_are_square_in_range_and_labelled_by_folder(root):
     data = ImageFolderDataModule(str(root), image_size=16)
     assert data.class_names == ["dark", "light"]
-    sample = data.dataset("test")[4]
+    (sample,) = (sample for sample in data.dataset("test") if sample["id"].startswith("light-photo-1-"))
     assert sample["image"].shape == (3, 16, 16)
     assert sample["image"].dtype == torch.float32
     assert torch.allclose(sample["image"], torch.tensor(201 / 255), atol=1e-6)
@@ -40,7 +40,7 @@ def test_ids_are_unique_safe_and_come_from_the_file_name(root):
     ids = ImageFolderDataModule(str(root), image_size=16).dataset("test").ids
     assert len(set(ids)) == 6
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", image_id) for image_id in ids)
-    assert ids[0].startswith("dark-photo-0-")
+    assert sum(image_id.startswith("dark-photo-0-") for image_id in ids) == 1
     (root / "test" / "dark" / "another.png").write_bytes((root / "test" / "dark" / "photo 0.png").read_bytes())
     assert set(ids) < set(ImageFolderDataModule(str(root), image_size=16).dataset("test").ids)
 
@@ -127,6 +127,26 @@ def test_class_folders_without_splits_are_split_for_good(tmp_path):
     after = split_of_ids(ImageFolderDataModule(flat(tmp_path, 90), val_share=0.2, test_share=0.2))
     assert len(after) == 90
     assert before.items() < after.items()
+
+
+@pytest.mark.parametrize("split", ["", "test"])
+def test_the_first_images_are_of_all_classes_and_stay_the_first(split, tmp_path):
+    flat(tmp_path / split, 60)
+    shares = {"val_share": 0.0, "test_share": 0.99}
+    data = ImageFolderDataModule(str(tmp_path), num_images=12, **shares)
+    labels = dict(zip(data.dataset("test").ids, data.dataset("test").labels, strict=True))
+    first = data.predict_ids()
+    assert 3 <= sum(labels[image_id] for image_id in first) <= 9
+    gone = next(
+        path for path, image_id in zip(data.dataset("test").paths, labels, strict=True) if image_id not in first
+    )
+    Path(gone).unlink()
+    assert ImageFolderDataModule(str(tmp_path), num_images=12, **shares).predict_ids() == first
+
+
+def test_images_are_mirrored_only_where_that_is_asked_for(root):
+    assert not ImageFolderDataModule(str(root)).horizontal_flip
+    assert ImageFolderDataModule(str(root), horizontal_flip=True).horizontal_flip
 
 
 def test_a_split_does_not_depend_on_where_the_folder_is(tmp_path, monkeypatch):

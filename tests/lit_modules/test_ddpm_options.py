@@ -9,8 +9,9 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from ace.diffusion_filter import DiffusionFilter
+from ace.images import load_png
 from ace.models.unet import load_diffusion
-from callbacks import LastCheckpoint
+from callbacks import ExportModel, LastCheckpoint, SampleGrid
 from datamodules import ImageDataModule
 from lit_modules.ddpm import LitDDPM
 
@@ -128,15 +129,30 @@ def test_half_precision_accumulation_and_clipping_leave_finite_float32_weights(m
     assert not torch.equal(module.unet.conv_in.weight, before)
 
 
+class FaceData(ImageDataModule):
+    channels, class_names = 3, ["a"]
+
+    def __init__(self, image_size):
+        super().__init__(batch_size=4, num_workers=0)
+        self.image_size = image_size
+
+    def dataset(self, split):
+        return Faces()
+
+
+def one_step(tmp_path, **options):
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    return Trainer(accelerator="cpu", max_steps=1, default_root_dir=tmp_path, **quiet, **options)
+
+
 def test_images_that_the_network_cannot_halve_are_refused_before_the_training(make_unet, tmp_path):
-    class Odd(ImageDataModule):
-        image_size, channels, class_names = 15, 3, ["a"]
-
-        def dataset(self, split):
-            return Faces()
-
-    trainer = Trainer(
-        accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, default_root_dir=tmp_path
-    )
     with pytest.raises(ValueError, match="cannot take images of 15x15: both sides must be multiples of 2"):
-        trainer.fit(LitDDPM(make_unet(size=SIZE), DDPMScheduler()), datamodule=Odd(batch_size=4))
+        one_step(tmp_path).fit(LitDDPM(make_unet(size=SIZE), DDPMScheduler()), datamodule=FaceData(15))
+
+
+def test_the_network_samples_and_is_exported_in_the_size_of_its_images(make_unet, tmp_path):
+    module = LitDDPM(make_unet(size=2 * SIZE), DDPMScheduler())
+    callbacks = [SampleGrid(count=1, inference_steps=1), ExportModel(str(tmp_path / "ddpm"))]
+    one_step(tmp_path, val_check_interval=1, callbacks=callbacks).fit(module, datamodule=FaceData(SIZE))
+    assert load_png(tmp_path / "samples" / "step-0000001.png").shape[:2] == (SIZE, SIZE)
+    assert load_diffusion(tmp_path / "ddpm")[0].config.sample_size == SIZE
