@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 _PROBE_IMAGES = 8
 
 
+class UnfitNetworkError(ValueError):
+    """A network that nothing can be explained with."""
+
+
 def check_networks(explainer: CounterfactualExplainer, channels: int, height: int, width: int) -> None:
     """Check that the UNet and the classifier take images of this kind.
 
@@ -102,7 +106,7 @@ def check_images(explainer: CounterfactualExplainer, images: Tensor, ids: list[s
         ids: the images' identities.
 
     Raises:
-        ValueError: outputs that are not finite or are probabilities, or no gradient reaches the images.
+        UnfitNetworkError: outputs that are not finite or are probabilities, or no gradient reaches the images.
 
     Warns:
         UserWarning: outputs that look like probabilities, or most decisions do not survive the filter.
@@ -121,7 +125,7 @@ def check_images(explainer: CounterfactualExplainer, images: Tensor, ids: list[s
         loss = decision.margin(filtered, predictions).sum()  # a cross-entropy is flat where the decision is certain
         gradient = torch.autograd.grad(loss, inputs, allow_unused=True)[0] if loss.requires_grad else None
     if gradient is None or not gradient.any():
-        raise ValueError(
+        raise UnfitNetworkError(
             "no gradient of the classifier reaches the images through the filter: "
             "it must be differentiable (no argmax, rounding, detach or no_grad inside)"
         )
@@ -137,7 +141,9 @@ def check_images(explainer: CounterfactualExplainer, images: Tensor, ids: list[s
 def _check_logits(logits: Tensor) -> None:
     logits = logits[logits.isfinite().all(dim=tuple(range(1, logits.ndim)))]
     if not len(logits):
-        raise ValueError("the classifier's outputs are not finite for any image: check its weights and normalisation")
+        raise UnfitNetworkError(
+            "the classifier's outputs are not finite for any image: check its weights and normalisation"
+        )
     if logits.min() < 0 or logits.max() > 1:
         return
     if (
@@ -145,7 +151,7 @@ def _check_logits(logits: Tensor) -> None:
         and logits.shape[1] > 1
         and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-3)
     ):
-        raise ValueError(
+        raise UnfitNetworkError(
             "the classifier's outputs are probabilities (they sum to 1): give the logits before the softmax"
         )
     warnings.warn(

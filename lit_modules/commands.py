@@ -21,7 +21,7 @@ from ace.evaluation import evaluate as evaluate_store
 from ace.images import from_uint8, load_png
 from ace.models.identity import folder_hash
 from ace.models.unet import local_folder
-from ace.preflight import check_networks
+from ace.preflight import UnfitNetworkError, check_networks
 from ace.record import Record, WriteError, check_id
 from ace.report import write_comparison, write_figure, write_gallery, write_report
 from ace.run_lock import RunLock
@@ -52,7 +52,7 @@ def generate(args: list[str]) -> RunStore | None:
     trainer.callbacks.append(RunEstimate(dry_run))
     if dry_run:
         trainer.loggers = []
-        trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
+        _predict(cli)
         return None
     with _locked(cli.config.output_dir) if trainer.is_global_zero else nullcontext():
         store, left = one_sentence(lambda: _open_store(cli, todo))
@@ -62,7 +62,7 @@ def generate(args: list[str]) -> RunStore | None:
             trainer.callbacks.append(CounterfactualProgress(progress))
         log_config(trainer.loggers, store)
         remember_run(trainer.loggers, store)
-        trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
+        _predict(cli)
         stop.wait_for_others(trainer)
         if trainer.is_global_zero:
             _finish(store, trainer.loggers, cli.config.examples)
@@ -141,6 +141,14 @@ def _refine(source: RunStore, target: RunStore, model: LitCounterfactual) -> Non
         for explanation in explainer.refine([_stored_query(source, record, device) for record in chunk]):
             write_explanation(target, explanation, explainer.seed)
     _finish(target)
+
+
+def _predict(cli: ExplainCLI) -> None:
+    """Go through the images; what the first of them show about the networks ends the program with its sentence."""
+    try:
+        cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
+    except UnfitNetworkError as error:
+        sys.exit(f"error: {error}")
 
 
 @contextmanager
