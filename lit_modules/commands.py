@@ -64,7 +64,7 @@ def generate(args: list[str]) -> RunStore | None:
         remember_run(trainer.loggers, store)
         trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
         stop.wait_for_others(trainer)
-        progress_logger.log(trainer, at_once=True)
+        progress_logger.log_progress(trainer, at_once=True)
         if trainer.is_global_zero:
             _finish(store, trainer.loggers, cli.config.examples)
             _check_failures(store, cli.config.max_failures)
