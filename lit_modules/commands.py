@@ -57,13 +57,15 @@ def generate(args: list[str]) -> RunStore | None:
     with _locked(cli.config.output_dir) if trainer.is_global_zero else nullcontext():
         store, left = one_sentence(lambda: _open_store(cli, todo))
         stop, progress = StopRun(store, len(todo)), RunProgress(store, left)
-        trainer.callbacks += [CounterfactualWriter(store, cli.model.explainer.seed), ProgressLogger(progress), stop]
+        progress_logger = ProgressLogger(progress)
+        trainer.callbacks += [CounterfactualWriter(store, cli.model.explainer.seed), progress_logger, stop]
         if shows_bar:
             trainer.callbacks.append(CounterfactualProgress(progress))
         log_config(trainer.loggers, store)
         remember_run(trainer.loggers, store)
         _predict(cli)
         stop.wait_for_others(trainer)
+        progress_logger.log_progress(trainer, at_once=True)
         if trainer.is_global_zero:
             _finish(store, trainer.loggers, cli.config.examples)
             _check_failures(store, cli.config.max_failures)
