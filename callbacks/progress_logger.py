@@ -23,7 +23,7 @@ class ProgressLogger(Callback):
         self._logged = 0
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pl_module.explainer.pool.listeners.append(lambda: self.log_progress(trainer))
+        pl_module.explainer.pool.listeners.append(lambda: self._log_progress(trainer))
 
     def on_predict_batch_end(
         self,
@@ -34,10 +34,12 @@ class ProgressLogger(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.log_progress(trainer, at_once=True)
+        self._log_progress(trainer, at_once=True)
 
-    def log_progress(self, trainer: Trainer, at_once: bool = False) -> None:
-        """Log if more images are done; once more after the prediction, when the other processes have ended theirs."""
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log_progress(trainer, at_once=True)
+
+    def _log_progress(self, trainer: Trainer, at_once: bool = False) -> None:
         if not trainer.is_global_zero or not trainer.loggers:
             return
         self.progress.update(at_once)

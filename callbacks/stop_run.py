@@ -44,27 +44,24 @@ class StopRun(Callback):
         self._stop_if_told(trainer)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._signals.restore()
+        """Wait until all processes are done; callbacks behind this one see the whole run."""
+        try:
+            if trainer.world_size > 1:
+                self._wait_for_others(trainer)
+        finally:
+            self._signals.restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._signals.restore()
 
-    def wait_for_others(self, trainer: Trainer) -> None:
-        """Wait, after the prediction, until all processes are done; a barrier would be deaf to signals."""
-        if trainer.world_size == 1:
-            return
-        self._signals.install()
-        try:
-            device = trainer.strategy.root_device
-            barrier = torch.distributed.barrier(
-                async_op=True, device_ids=[device.index] if device.type == "cuda" else None
-            )
-            while not barrier.is_completed():
-                self._stop_if_told(trainer)
-                time.sleep(0.1)
-            barrier.wait()
-        finally:
-            self._signals.restore()
+    def _wait_for_others(self, trainer: Trainer) -> None:
+        """Lightning's own barrier would be deaf to signals."""
+        device = trainer.strategy.root_device
+        barrier = torch.distributed.barrier(async_op=True, device_ids=[device.index] if device.type == "cuda" else None)
+        while not barrier.is_completed():
+            self._stop_if_told(trainer)
+            time.sleep(0.1)
+        barrier.wait()
 
     def _stop_if_told(self, trainer: Trainer) -> None:
         orphaned = trainer.global_rank > 0 and os.getppid() != self._parent

@@ -56,16 +56,13 @@ def generate(args: list[str]) -> RunStore | None:
         return None
     with _locked(cli.config.output_dir) if trainer.is_global_zero else nullcontext():
         store, left = one_sentence(lambda: _open_store(cli, todo))
-        stop, progress = StopRun(store, len(todo)), RunProgress(store, left)
-        progress_logger = ProgressLogger(progress)
-        trainer.callbacks += [CounterfactualWriter(store, cli.model.explainer.seed), progress_logger, stop]
-        if shows_bar:
-            trainer.callbacks.append(CounterfactualProgress(progress))
+        progress = RunProgress(store, left)
+        # In this order: what is shown at the end is shown when the other processes have ended too.
+        trainer.callbacks += [CounterfactualWriter(store, cli.model.explainer.seed), StopRun(store, len(todo))]
+        trainer.callbacks += [ProgressLogger(progress)] + [CounterfactualProgress(progress)] * shows_bar
         log_config(trainer.loggers, store)
         remember_run(trainer.loggers, store)
         _predict(cli)
-        stop.wait_for_others(trainer)
-        progress_logger.log_progress(trainer, at_once=True)
         if trainer.is_global_zero:
             _finish(store, trainer.loggers, cli.config.examples)
             _check_failures(store, cli.config.max_failures)

@@ -127,6 +127,8 @@ def arguments(classifier_folder, ddpm_folder, avatar_cache):
             "--data.test_size=8",
             "--model.slots=2",
             "--model.steps=2",
+            "--model.attack=ace.PGD",
+            "--model.distance.l1=0.001",
             "--model.attack.iterations=2",
             "--model.attack.step_size=20",
             "--trainer.accelerator=cpu",

@@ -101,7 +101,7 @@ def test_python_example(monkeypatch, tmp_path):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     data = AvatarsDataModule(cache_dir=str(tmp_path)).dataset("test")
     names = {"images": torch.stack([data[0]["image"], data[1]["image"]])}
-    exec(example.replace("iterations=30", "iterations=1"), names)
+    exec(example.replace("ProximalGradient()", "ProximalGradient(1)"), names)
     assert [e.counterfactual.shape for e in names["explanations"]] == [(3, 64, 64)] * 2
 
 

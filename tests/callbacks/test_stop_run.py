@@ -119,18 +119,16 @@ def test_it_stops_after_the_iteration_in_hand_and_says_how_to_go_on(number, stop
         stop.on_predict_batch_start(trainer, None, None, 1)
 
 
-def test_the_handlers_are_put_back_after_the_prediction_and_after_the_wait(before, stop, trainer, barrier):
+def test_the_handlers_are_put_back_after_the_wait(before, stop, trainer, barrier):
     assert handlers() != before
     stop.on_predict_end(trainer, None)
-    assert handlers() == before
-    stop.wait_for_others(trainer)
     assert barrier.heard
     assert handlers() == before
 
 
-def test_a_single_process_waits_for_nobody(stop, trainer):
+def test_a_single_process_waits_for_nobody(before, stop, trainer):
     stop.on_predict_end(trainer, None)
-    stop.wait_for_others(trainer)
+    assert handlers() == before
 
 
 @pytest.mark.usefixtures("stop")
@@ -172,17 +170,15 @@ def test_a_process_stops_without_the_one_that_started_it_unless_it_is_the_first(
 
 def test_it_waits_for_the_others(stop, trainer, barrier):
     stop.on_predict_end(trainer, None)
-    stop.wait_for_others(trainer)
     assert barrier.waited
 
 
 def test_while_it_waits_for_the_others_it_can_be_told_to_stop(stop, trainer, barrier, launch, monkeypatch):
     process = launch(WILLING)
-    stop.on_predict_end(trainer, None)
     signals = [signal.SIGTERM]
     monkeypatch.setattr(time, "sleep", lambda _: told(signals.pop()) if signals else None)
     with pytest.raises(SystemExit) as exit:
-        stop.wait_for_others(trainer)
+        stop.on_predict_end(trainer, None)
     assert exit.value.code == 143
     assert process.returncode == -signal.SIGTERM
     assert not barrier.waited
