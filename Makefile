@@ -32,10 +32,11 @@ format: install  ## format the code
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-train-demo: install  ## train the weights of the demo anew (over an hour on 2 cores)
+train-demo: install  ## train the weights of the demo anew (over two hours on 2 cores)
 	$(RUN) train.py fit --config configs/avatars/classifier.yaml
 	$(RUN) train.py fit --config configs/avatars/oracle.yaml
 	$(RUN) train.py fit --config configs/avatars/ddpm.yaml
+	$(RUN) train.py fit --config configs/avatars/ddpm.yaml --model.pretrained weights/avatars/ddpm --model.lr 4e-4 --trainer.max_steps 2000 --output_dir outputs/avatars/ddpm-more
 
 clean:  ## remove the environment and everything that was generated
 	rm -rf $(VENV) data outputs
