@@ -166,7 +166,7 @@ def test_an_explanation_has_one_seed_and_no_ball(config):
     content = yaml.safe_load((ROOT / config).read_text())
     assert "seed_everything" not in content, "the seed of the method is the model's"
     assert isinstance(content["model"]["seed"], int)
-    assert content["model"]["attack"]["init_args"]["epsilon"] is None
+    assert content["model"]["attack"]["init_args"].get("epsilon") is None
 
 
 def test_every_run_of_the_sweep_is_a_command_with_a_folder_of_its_own(set_up, monkeypatch):

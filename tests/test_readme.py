@@ -50,7 +50,8 @@ def run(command, workplace):
     elif "generate" in args:
         own = ["--model.classifier", str(work / "own" / "classifier"), "--model.diffusion", str(work / "own" / "ddpm")]
         args += QUICK + (own if "image_folder" in command else ["--data.cache_dir", str(work / "avatars")])
-        args += [] if "--output_dir" in args else ["--output_dir", str(work / "explain")]
+        name = "digits" if "--data.image_size" in args else "explain"
+        args += [] if "--output_dir" in args else ["--output_dir", str(work / name)]
     SCRIPTS[script](args)
 
 
