@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -241,10 +242,10 @@ class Judges:
         kept = torch.tensor([result.flipped or subset == EXPLAINED for result in results])
         before, after = self._outputs(results, encoder)
         after, index = after[kept], torch.arange(len(results))  # the rest need not stay in memory
-        whole = FrechetDistance(before.shape[1], name, min_images=self.min_images)
-        halves = SplitFrechetDistance(before.shape[1], name, repetitions=self.splits, min_images=self.min_images)
+        split = partial(SplitFrechetDistance, repetitions=self.splits)
         found = {}
-        for metric, places in ((whole, ((), ())), (halves, ((index,), (index[kept],)))):
+        for make, places in ((FrechetDistance, ((), ())), (split, ((index,), (index[kept],)))):
+            metric = make(before.shape[1], name, min_images=self.min_images)  # one at a time: each holds covariances
             try:
                 metric.update(before, True, *places[0])
                 metric.update(after, False, *places[1])
@@ -253,7 +254,7 @@ class Judges:
                 warnings.warn(f"{metric.name} is left out: {error}", stacklevel=2)
                 continue
             convention = f"features: {name}"
-            if metric is halves:
+            if isinstance(metric, SplitFrechetDistance):
                 value, deviation = value
                 convention += "; " + (
                     "one split" if self.splits == 1 else f"standard deviation {deviation:.3g} over {self.splits} splits"
