@@ -352,10 +352,9 @@ def _check_call(images: Tensor, **given: Tensor | Sequence[str] | None) -> None:
             f"images must be a float tensor of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}"
         )
     if not bool(((images >= 0) & (images <= 1)).all()):
-        raise ValueError(
-            f"images must lie in [0, 1], these lie in [{images.min():.3g}, {images.max():.3g}]: "
-            "undo the normalisation, it belongs in the classifier"
-        )
+        grey_levels = images.min() >= 0 and images.max() > 50  # no normalisation leads there
+        remedy = "divide them by 255" if grey_levels else "undo the normalisation, it belongs in the classifier"
+        raise ValueError(f"images must lie in [0, 1], these lie in [{images.min():.3g}, {images.max():.3g}]: {remedy}")
     for name, values in given.items():
         if values is not None and len(values) != len(images):
             raise ValueError(f"{len(values)} {name} were given for {len(images)} images")

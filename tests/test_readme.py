@@ -1,5 +1,6 @@
 """Every command of the README and of docs/ runs as it stands there, on less work and in temporary folders."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -20,6 +21,13 @@ README = (ROOT / "README.md").read_text()
 DOCS = [path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = [line for text in (README, *DOCS) for line in text.splitlines() if line.startswith(("python ", "make "))]
 SCRIPTS = {"train.py": train.main, "explain.py": explain.main}
+NETWORK = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 2))
+"""
 QUICK = ["--data.num_images", "2", "--model.slots", "2", "--model.attack.iterations", "1", "--model.steps", "1"]
 
 
@@ -69,6 +77,19 @@ def test_python_commands(workplace, monkeypatch):
     assert (work / "explain" / "report.html").is_file()
     assert (work / "outputs" / "demo" / "compare.html").is_file()
     assert (work / "outputs" / "figure.pdf").is_file()
+
+
+def test_a_classifier_of_the_users_own_is_explained(ddpm_folder, workplace, tmp_path, monkeypatch):
+    [settings] = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "your-own.md").read_text(), re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(settings)
+    (tmp_path / "my_net.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.save(importlib.import_module("my_net").Net().state_dict(), "my_net.pth")
+    config = str(ROOT / "configs" / "image_folder" / "explain.yaml")
+    data = ["--data.root", str(workplace[1]), "--output_dir", "run", "--model.diffusion", str(ddpm_folder)]
+    explain.main(["generate", "--config", config, "--config", "mine.yaml", *data, *QUICK])
+    assert (tmp_path / "run" / "records.csv").is_file()
 
 
 def test_checkpoints_would_be_converted_if_they_were_there():

@@ -528,7 +528,8 @@ def test_no_grad_is_no_hindrance(make_explainer, images):
     ("change", "message"),
     [
         (lambda x: x * 2 - 1, r"must lie in \[0, 1\], these lie in \[-"),
-        (lambda x: x * 255, "undo the normalisation"),
+        (lambda x: x * 255, "divide them by 255"),
+        (lambda x: x * 2 - 1, "undo the normalisation"),
         (lambda x: x * torch.nan, r"must lie in \[0, 1\]"),
         (lambda x: (x * 255).byte(), "torch.uint8"),
         (lambda x: x[0], r"shape \(N, C, H, W\), got torch.float32 \(3, 16, 16\)"),
