@@ -118,6 +118,7 @@ class LitDDPM(TrainingModule):
     def export(self, folder: Path, dtype: torch.dtype) -> None:
         """Write the diffusers folder (`DDPMPipeline`, safetensors) that ``explain.py`` reads."""
         unet = nn.Module.to(copy.deepcopy(self.unet), dtype)  # diffusers' own `to` warns of layers this UNet lacks
+        unet.register_to_config(_name_or_path="")  # where a fine-tuning began, on this machine
         DDPMPipeline(unet, self.scheduler).save_pretrained(folder)
 
 

@@ -156,3 +156,10 @@ def test_the_network_samples_and_is_exported_in_the_size_of_its_images(make_unet
     one_step(tmp_path, val_check_interval=1, callbacks=callbacks).fit(module, datamodule=FaceData(SIZE))
     assert load_png(tmp_path / "samples" / "step-0000001.png").shape[:2] == (SIZE, SIZE)
     assert load_diffusion(tmp_path / "ddpm")[0].config.sample_size == SIZE
+
+
+def test_an_export_does_not_tell_where_its_training_began(ddpm_folder, tmp_path):
+    unet, scheduler = load_diffusion(ddpm_folder)
+    LitDDPM(unet, scheduler, pretrained=str(ddpm_folder)).export(tmp_path / "new", torch.float32)
+    written = "".join(path.read_text() for path in (tmp_path / "new").rglob("*.json"))
+    assert str(ddpm_folder) not in written
