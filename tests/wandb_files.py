@@ -8,7 +8,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 
 def transactions(folder):
-    """The records of a finished run's log; W&B's service writes the last of them when it likes."""
+    """The records of a finished run's log; W&B's service makes the file and writes the last of them when it likes."""
     end = time.monotonic() + 20
     while not (records := list(_records(folder))) or not records[-1].HasField("exit"):
         assert time.monotonic() < end, "the run has not been finished"
@@ -18,8 +18,7 @@ def transactions(folder):
 
 def _records(folder):
     """A LevelDB log of protocol buffers."""
-    [file] = folder.glob("*.wandb")
-    data, position, message = file.read_bytes(), 7, b""
+    data, position, message = b"".join(file.read_bytes() for file in folder.glob("*.wandb")), 7, b""
     while position + 7 <= len(data):
         if (left := 32768 - position % 32768) < 7:
             position += left
