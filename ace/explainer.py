@@ -8,6 +8,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -57,10 +58,12 @@ class CounterfactualExplainer:
         deterministic: keep the batch shape constant, so that an image's result has the same bytes in any company.
         seed: with an image's id it determines all of its noise.
         gradient_passes: of the UNet in each iteration of the attack; None for all steps of the filter.
+        repairs: how many times the attack of an image goes on whose counterfactual, as saved, is not flipped: from
+            where it ended, through all steps of the filter, and with half the mask's threshold each time.
 
     Raises:
-        ValueError: the policy does not fit the decision, the distance does not fit the attack, fewer than one slot, or
-            more passes than steps.
+        ValueError: the policy does not fit the decision, the distance does not fit the attack, fewer than one slot,
+            more passes than steps, or a negative number of repairs.
     """
 
     def __init__(
@@ -76,9 +79,12 @@ class CounterfactualExplainer:
         deterministic: bool = True,
         seed: int = 0,
         gradient_passes: int | None = None,
+        repairs: int = 0,
     ) -> None:
         if slots < 1:
             raise ValueError(f"slots must be at least 1, got {slots}")
+        if repairs < 0:
+            raise ValueError(f"repairs must not be negative (0 for none), got {repairs}")
         self.policy = policy or OtherSide()
         self.policy.check(decision)
         if isinstance(classifier, nn.Module):
@@ -87,7 +93,7 @@ class CounterfactualExplainer:
         self.decision = AwayFrom(decision) if isinstance(self.policy, Untargeted) else decision
         self.diffusion_filter = diffusion_filter
         self.refinement = refinement or Refinement()
-        self.slots, self.deterministic, self.seed = slots, deterministic, seed
+        self.slots, self.deterministic, self.seed, self.repairs = slots, deterministic, seed, repairs
         attack = attack or PGD()
         distance = distance or Distance(l1=0.0 if attack.proximal else Distance.l1)
         if attack.proximal and distance.l1:
@@ -105,14 +111,23 @@ class CounterfactualExplainer:
             gradient_passes,
         )
         self.pool = SlotPool(objective, attack, slots, deterministic, seed)
+        self.repair_pool = self.pool
+        if gradient_passes is not None and repairs:
+            exact = replace(objective, passes=None)
+            self.repair_pool = SlotPool(exact, attack, slots, deterministic, seed, self.pool.listeners)
         self._attacked: list[Query] = []
         self._finished: list[Explanation] = []
         self._checked = False
 
     def reset(self) -> None:
         """Forget all images that are under way."""
-        self.pool.clear()
+        for pool in self._pools:
+            pool.clear()
         self._attacked, self._finished = [], []
+
+    @property
+    def _pools(self) -> list[SlotPool]:
+        return [self.pool] if self.repair_pool is self.pool else [self.pool, self.repair_pool]
 
     def explain(
         self,
@@ -218,16 +233,27 @@ class CounterfactualExplainer:
         return finished
 
     def _work(self, drain: bool) -> None:
-        for query in self.pool.run(drain):
-            if query.healthy:
-                self._attacked.append(query)
+        while True:
+            for query in [query for pool in self._pools for query in pool.run(drain)]:
+                if query.healthy:
+                    self._attacked.append(query)
+                else:
+                    self._finished.append(failure(query, "a loss or gradient of the attack was not finite"))
+            # Images finish at different times; they are refined together, a full batch at a time.
+            while len(self._attacked) >= self.slots or (drain and self._attacked):
+                batch = self._attacked[: self.slots]
+                self._finish_or_repair(batch, self.refine(batch))
+                self._attacked = self._attacked[len(batch) :]
+            if not (drain and any(pool.busy for pool in self._pools)):
+                return
+
+    def _finish_or_repair(self, queries: list[Query], explanations: list[Explanation]) -> None:
+        for query, explanation in zip(queries, explanations, strict=True):
+            if explanation.status == "not_flipped" and query.repairs < self.repairs:
+                query.repairs += 1
+                self.repair_pool.add(query)
             else:
-                self._finished.append(failure(query, "a loss or gradient of the attack was not finite"))
-        # Images finish at different times; they are refined together, a full batch at a time.
-        while len(self._attacked) >= self.slots or (drain and self._attacked):
-            batch = self._attacked[: self.slots]
-            self._finished += self.refine(batch)
-            self._attacked = self._attacked[len(batch) :]
+                self._finished.append(explanation)
 
     def _within_memory(self, work: Callable[[], T]) -> T:
         while True:
@@ -245,7 +271,8 @@ class CounterfactualExplainer:
             stacklevel=4,
         )
         self.slots //= 2
-        self.pool.shrink(self.slots)
+        for pool in self._pools:
+            pool.shrink(self.slots)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -264,15 +291,16 @@ class CounterfactualExplainer:
         original = torch.stack([query.image for query in queries])
         pre_explanation = as_saved(torch.stack([query.pre_explanation for query in queries]))
         steps = self.refinement.noise_steps(self.diffusion_filter)
-        streams = [generator(self.seed, query.id, "refinement") for query in queries]
+        streams = [generator(self.seed, query.id, query.stage("refinement")) for query in queries]
         noise = draw(streams, steps, original.shape[1:], original.device)
         counterfactual, mask = self._in_slots(
-            lambda x, x_attacked, draws: self.refinement.refine(
-                self.diffusion_filter, x, x_attacked, draws.transpose(0, 1)
+            lambda x, x_attacked, draws, scale: self.refinement.refine(
+                self.diffusion_filter, x, x_attacked, draws.transpose(0, 1), scale
             ),
             original,
             pre_explanation,
             noise.transpose(0, 1),  # images first, as in the other inputs
+            torch.tensor([0.5**query.repairs for query in queries], device=original.device),
         )
         for query in queries:
             query.unet_forwards += self.diffusion_filter.passes.forwards - forwards

@@ -27,7 +27,8 @@ class Explanation:
         p_before, p_attack, p_after: probability of the target for the three images.
         l1: mean absolute difference of counterfactual and original; l2: Euclidean norm; linf: largest.
         changed_area: share of the pixels inside the mask.
-        iterations, unet_forwards, unet_backwards, seconds, peak_memory: what the image cost, see `ace.record.Record`.
+        iterations, repairs, unet_forwards, unet_backwards, seconds, peak_memory: what the image cost, see
+            `ace.record.Record`.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Explanation:
     linf: float | None = None
     changed_area: float | None = None
     iterations: int = 0
+    repairs: int = 0
     unet_forwards: int = 0
     unet_backwards: int = 0
     seconds: float = 0.0
@@ -72,6 +74,7 @@ def query_facts(query: Query) -> dict[str, Any]:
         "label",
         "p_before",
         "iterations",
+        "repairs",
         "unet_forwards",
         "unet_backwards",
         "seconds",

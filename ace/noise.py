@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +19,16 @@ def generator(seed: int, image_id: str, stage: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
 
 
-def draw(streams: list[torch.Generator], steps: int, shape: tuple[int, ...], device: torch.device | str) -> Tensor:
-    """Standard normal noise, shape (steps, N, *shape), each image's from its own stream."""
-    noise = [torch.randn((steps, *shape), generator=stream) for stream in streams]
-    return torch.stack(noise, dim=1).to(device)
+def draw(
+    streams: Sequence[torch.Generator | None], steps: int, shape: tuple[int, ...], device: torch.device | str
+) -> Tensor:
+    """Standard normal noise, shape (steps, N, *shape), each image's from its own stream; zeros where there is none.
+
+    It reaches a GPU without making the program wait for it.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    noise = torch.zeros(len(streams), steps, *shape, pin_memory=on_gpu)
+    for rows, stream in zip(noise, streams, strict=True):
+        if stream is not None:
+            rows.normal_(generator=stream)
+    return noise.to(device, non_blocking=on_gpu).transpose(0, 1)

@@ -81,6 +81,8 @@ class Record:
         linf: greatest absolute difference.
         changed_area: share of the pixels that the refinement repainted.
         iterations: attack iterations spent.
+        repairs: how many times the attack went on because the counterfactual as saved was not flipped; records of older
+            versions have none.
         unet_forwards: forward passes of the UNet spent on this image.
         unet_backwards: backward passes of the UNet spent on this image.
         seconds: wall-clock time spent on this image.
@@ -108,6 +110,7 @@ class Record:
     linf: float | None = None
     changed_area: float | None = None
     iterations: int | None = None
+    repairs: int | None = None
     unet_forwards: int | None = None
     unet_backwards: int | None = None
     seconds: float | None = None

@@ -43,18 +43,29 @@ class Refinement:
         if self.dilation < 1 or self.dilation % 2 == 0:
             raise ValueError(f"dilation must be an odd number of pixels, 1 for none, got {self.dilation}")
 
-    def mask(self, original: Tensor, pre_explanation: Tensor) -> Tensor:
-        """Boolean mask of the pixels to repaint, shape (N, 1, H, W); empty for an unchanged image."""
+    def mask(self, original: Tensor, pre_explanation: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Boolean mask of the pixels to repaint, shape (N, 1, H, W); empty for an unchanged image.
+
+        Args:
+            original, pre_explanation: shape (N, C, H, W), in [0, 1].
+            scale: factor of each image's threshold, shape (N,).
+        """
         change = change_map(original, pre_explanation)
         dilated = F.max_pool2d(change, self.dilation, stride=1, padding=self.dilation // 2)
-        return (dilated >= self.threshold) & (change.amax((1, 2, 3), keepdim=True) > 0)
+        threshold = self.threshold if scale is None else self.threshold * scale.view(-1, 1, 1, 1)
+        return (dilated >= threshold) & (change.amax((1, 2, 3), keepdim=True) > 0)
 
     def noise_steps(self, diffusion_filter: DiffusionFilter) -> int:
         """How many draws of noise `refine` uses for each image."""
         return 2 * diffusion_filter.steps
 
     def refine(
-        self, diffusion_filter: DiffusionFilter, original: Tensor, pre_explanation: Tensor, noise: Tensor | None = None
+        self,
+        diffusion_filter: DiffusionFilter,
+        original: Tensor,
+        pre_explanation: Tensor,
+        noise: Tensor | None = None,
+        scale: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Counterfactuals, shape (N, C, H, W), in [0, 1], and their masks, shape (N, 1, H, W).
 
@@ -64,6 +75,7 @@ class Refinement:
             diffusion_filter: the filter used in the attack.
             original, pre_explanation: shape (N, C, H, W), in [0, 1].
             noise: shape (2 * steps, N, C, H, W), see `DiffusionFilter.inpaint`.
+            scale: factor of each image's threshold, shape (N,).
         """
-        mask = self.mask(original, pre_explanation)
+        mask = self.mask(original, pre_explanation, scale)
         return diffusion_filter.inpaint(pre_explanation, original, mask, noise), mask

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ace.attacks import Attack
+from ace.attacks import Attack, State
 from ace.memory import peak_memory
 from ace.noise import draw, generator
 from ace.objective import Objective
@@ -40,7 +40,9 @@ class Query:
         label: true class, if known.
         p_before: probability of the target for the original.
         iterations, unet_forwards, unet_backwards, seconds, peak_memory: the cost so far, see `ace.record.Record`.
+        repairs: how many times the attack went on because the counterfactual as saved was not flipped.
         pre_explanation: the result of the attack.
+        state: what the attack remembered at its end, see `ace.attacks.Attack.start`.
         healthy: whether every loss and gradient was finite.
     """
 
@@ -55,9 +57,16 @@ class Query:
     unet_backwards: int = 0
     seconds: float = 0.0
     peak_memory: int = 0
+    repairs: int = 0
     pre_explanation: Tensor | None = None
+    state: State = field(default_factory=dict, repr=False)
     healthy: bool = True
+    entered: int = field(default=0, init=False)
     stream: torch.Generator = field(init=False, repr=False)
+
+    def stage(self, name: str) -> str:
+        """The name of a stage's noise: every repair draws anew."""
+        return f"{name} {self.repairs}" if self.repairs else name
 
 
 class SlotPool:
@@ -70,27 +79,43 @@ class SlotPool:
         fixed_shape: always compute all slots, free ones included, and fill up to `fixed_batch`, so that kernels see one
             batch shape and the result of an image has the same bytes whatever its company and its slot.
         seed: seed of the noise.
-
-    Attributes:
         listeners: called after every iteration, to show progress, or to stop.
     """
 
-    def __init__(self, objective: Objective, attack: Attack, slots: int, fixed_shape: bool, seed: int) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        attack: Attack,
+        slots: int,
+        fixed_shape: bool,
+        seed: int,
+        listeners: list[Callable[[], None]] | None = None,
+    ) -> None:
         self.objective, self.attack, self.fixed_shape, self.seed = objective, attack, fixed_shape, seed
         self.queries: list[Query | None] = [None] * slots
         self.waiting: deque[Query] = deque()
         self._finished: list[Query] = []  # what is finished outlives an error in a later iteration
-        self.listeners: list[Callable[[], None]] = []
+        self.listeners = [] if listeners is None else listeners
 
     @property
     def progress(self) -> float:
         """Work done on the images in the slots, in images."""
-        return sum(query.iterations for query in self.queries if query is not None) / self.attack.iterations
+        done = sum(query.iterations - query.entered for query in self.queries if query is not None)
+        return done / self.attack.iterations
+
+    @property
+    def busy(self) -> bool:
+        """Whether an image is in a slot or waits for one."""
+        return any(self.queries) or bool(self.waiting)
 
     def add(self, query: Query) -> None:
-        """Queue an image; it enters when a slot is free."""
-        query.stream = generator(self.seed, query.id, "attack")
+        """Queue an image; it enters when a slot is free, and begins at its pre-explanation if it has one."""
+        self._begin(query)
         self.waiting.append(query)
+
+    def _begin(self, query: Query) -> None:
+        query.entered, query.healthy = query.iterations, True
+        query.stream = generator(self.seed, query.id, query.stage("attack"))
 
     def clear(self) -> None:
         """Forget all images."""
@@ -103,8 +128,8 @@ class SlotPool:
         interrupted = [query for query in self.queries if query is not None]
         self.queries = [None] * slots
         for query in reversed(interrupted):
-            query.iterations, query.healthy = 0, True
-            query.stream = generator(self.seed, query.id, "attack")
+            query.iterations = query.entered
+            self._begin(query)
             self.waiting.appendleft(query)
         for name in ("image", "original", "target", "iteration", "healthy", "reached", "state"):
             vars(self).pop(name, None)  # their memory is what was missing
@@ -132,32 +157,33 @@ class SlotPool:
                 self._enter(slot, self.waiting.popleft())
 
     def _enter(self, slot: int, query: Query) -> None:
-        image = query.image[None]
-        state = self.attack.start(image)
+        start = query.image if query.pre_explanation is None else query.pre_explanation
+        state = query.state or {name: values[0] for name, values in self.attack.start(query.image[None]).items()}
         if not any(self.queries):
-            self._allocate(image, state)
+            self._allocate(query.image, state)
         self.queries[slot] = query
-        self.image[slot], self.original[slot], self.target[slot] = query.image, query.image, query.target
+        self.image[slot], self.original[slot], self.target[slot] = start, query.image, query.target
         self.iteration[slot], self.healthy[slot], self.reached[slot] = 0, True, 0
         for name, values in state.items():
-            self.state[name][slot] = values[0]
+            self.state[name][slot] = values
 
-    def _allocate(self, image: Tensor, state: dict[str, Tensor]) -> None:
+    def _allocate(self, image: Tensor, state: State) -> None:
         rows = fixed_batch(len(self.queries)) if self.fixed_shape else len(self.queries)
-        self.original = image.new_zeros(rows, *image.shape[1:])
+        self.original = image.new_zeros(rows, *image.shape)
         self.image = self.original.clone()
         self.target = torch.zeros(rows, dtype=torch.long, device=image.device)
         self.iteration = torch.zeros(rows, device=image.device)
         self.healthy = torch.ones(rows, dtype=torch.bool, device=image.device)
         self.reached = torch.zeros(rows, dtype=torch.long, device=image.device)
-        self.state = {name: values.new_zeros(rows, *values.shape[1:]) for name, values in state.items()}
+        self.state = {name: values.new_zeros(rows, *values.shape) for name, values in state.items()}
 
     def _iterate(self) -> None:
-        taken = [slot for slot, query in enumerate(self.queries) if query is not None]
-        rows = list(range(len(self.image))) if self.fixed_shape else taken
+        rows = self._rows()
         image, original = self.image[rows], self.original[rows]
         factor = self.objective.distance.factor(self.iteration[rows], self.attack.iterations)
-        evaluation = self.objective.evaluate(image, original, self.target[rows], factor, self._noise(rows))
+        noise = self._noise()
+        noise = None if noise is None else noise[:, rows]
+        evaluation = self.objective.evaluate(image, original, self.target[rows], factor, noise)
         state = {name: values[rows] for name, values in self.state.items()}
         updated = self.attack.update(image, original, evaluation.gradient, state)
         if stop := self.attack.stop:
@@ -171,16 +197,21 @@ class SlotPool:
         finite = evaluation.gradient.isfinite().flatten(1).all(1) & evaluation.class_loss.isfinite()
         self.healthy[rows] &= finite
 
-    def _noise(self, rows: list[int]) -> Tensor | None:
-        """Fresh noise for the filter, each image's from its own stream; zeros in free slots."""
+    def _rows(self) -> slice | Tensor:
+        """Which rows are computed: all of them, or those that are taken."""
+        if self.fixed_shape or all(self.queries):
+            return slice(None)
+        taken = [slot for slot, query in enumerate(self.queries) if query is not None]
+        return torch.tensor(taken, device=self.image.device)
+
+    def _noise(self) -> Tensor | None:
+        """Fresh noise for the filter in every row, each image's from its own stream; zeros in free rows."""
         diffusion_filter = self.objective.diffusion_filter
         if diffusion_filter is None or not diffusion_filter.stochastic:
             return None
-        noise = torch.zeros(diffusion_filter.steps, *self.image.shape, device=self.image.device)
-        taken = [slot for slot, query in enumerate(self.queries) if query is not None]
-        streams = [self.queries[slot].stream for slot in taken]
-        noise[:, taken] = draw(streams, diffusion_filter.steps, self.image.shape[1:], self.image.device)
-        return noise[:, rows]
+        streams = [None if query is None else query.stream for query in self.queries]
+        streams += [None] * (len(self.image) - len(streams))
+        return draw(streams, diffusion_filter.steps, self.image.shape[1:], self.image.device)
 
     def _passes(self) -> tuple[int, int]:
         diffusion_filter = self.objective.diffusion_filter
@@ -201,8 +232,9 @@ class SlotPool:
         finished, stop = [], self.attack.stop
         done = [False] * len(self.queries) if stop is None else (self.reached >= stop.draws).tolist()
         for slot, query in enumerate(self.queries):
-            if query is not None and (done[slot] or query.iterations == self.attack.iterations):
+            if query is not None and (done[slot] or query.iterations - query.entered == self.attack.iterations):
                 query.pre_explanation, query.healthy = self.image[slot].clone(), bool(self.healthy[slot])
+                query.state = {name: values[slot].clone() for name, values in self.state.items()}
                 query.peak_memory = peak_memory(self.image.device)
                 finished.append(query)
                 self.queries[slot] = None

@@ -267,6 +267,7 @@ def _stored_query(store: RunStore, record: Record, device: torch.device) -> Quer
         label=record.label,
         p_before=record.p_before,
         iterations=record.iterations,
+        repairs=record.repairs or 0,
         unet_forwards=record.unet_forwards,
         unet_backwards=record.unet_backwards,
         seconds=record.seconds,

@@ -44,6 +44,8 @@ class LitCounterfactual(LightningModule):
         seed: with an image's id it determines all of its noise.
         gradient_passes: UNet passes in each iteration of the attack, fewer than ``steps`` for a cheaper gradient, whose
             last estimate of x_0 stands for the rest of the chain; None for all.
+        repairs: how many times the attack of an image goes on whose counterfactual, as saved, is not flipped: with all
+            passes, and half the mask's threshold each time.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class LitCounterfactual(LightningModule):
         deterministic: bool = True,
         seed: int = 0,
         gradient_passes: int | None = None,
+        repairs: int = 0,
     ) -> None:
         super().__init__()
         self.classifier = load_classifier(classifier)
@@ -80,6 +83,7 @@ class LitCounterfactual(LightningModule):
             deterministic,
             seed,
             gradient_passes,
+            repairs,
         )
 
     def _labels(self, batch: dict[str, Any]) -> Tensor | None:

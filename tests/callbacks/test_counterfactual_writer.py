@@ -58,7 +58,7 @@ def test_an_explanation_becomes_four_pictures_and_a_record(store):
     assert store.records() == [
         Record(
             id="a", label=1, prediction=0, target=1, p_before=0.1, p_attack=0.8, p_after=0.7, flipped=True,
-            l1=0.2, l2=1.5, linf=0.3, changed_area=0.25, iterations=5, unet_forwards=15, unet_backwards=10,
+            l1=0.2, l2=1.5, linf=0.3, changed_area=0.25, iterations=5, repairs=0, unet_forwards=15, unet_backwards=10,
             seconds=2.5, peak_memory=2**30, seed=7, status="flipped",
         )
     ]  # fmt: skip

@@ -1,0 +1,137 @@
+"""What becomes of an image whose counterfactual, as saved, is not flipped."""
+
+from dataclasses import fields
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from torch import Tensor
+
+from ace import PGD, BinaryDecision, CounterfactualExplainer, DiffusionFilter, Refinement
+from ace.attacks import CarliniWagner
+from ace.slots import Query
+
+STEPS, ITERATIONS = 3, 2
+IDS = list("abcde")
+
+
+def brightness(images: Tensor) -> Tensor:
+    return 50 * (images.mean((1, 2, 3)) - 0.5)
+
+
+@pytest.fixture(scope="module")
+def make_explainer():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet2DModel(
+            sample_size=16,
+            block_out_channels=(8, 8),
+            norm_num_groups=4,
+            layers_per_block=1,
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
+            add_attention=False,
+        )
+
+    def make(**options) -> CounterfactualExplainer:
+        options = {"attack": PGD(ITERATIONS), "slots": 3, "repairs": 12, **options}
+        diffusion_filter = DiffusionFilter(unet, DDPMScheduler(), STEPS, 50)
+        return CounterfactualExplainer(brightness, BinaryDecision(), diffusion_filter, **options)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    """At different distances from the decision."""
+    noise = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    return (noise * 0.4 + torch.linspace(0.24, 0.27, 5).view(-1, 1, 1, 1)).clamp(0, 1)
+
+
+def facts(explanation) -> list:
+    """All that is known but how long it took and what else was in memory."""
+    values = {field.name: getattr(explanation, field.name) for field in fields(explanation)}
+    return [
+        value.tolist() if isinstance(value, Tensor) else value
+        for name, value in values.items()
+        if name not in ("seconds", "peak_memory")
+    ]
+
+
+def test_the_attack_goes_on_until_the_saved_image_is_flipped(make_explainer, images):
+    without = make_explainer(repairs=0).explain(images, ids=IDS)
+    assert {e.status for e in without} == {"not_flipped"}
+    for after in make_explainer().explain(images, ids=IDS):
+        assert after.flipped
+        assert after.repairs > 0
+        assert after.iterations == ITERATIONS * (1 + after.repairs)
+        assert after.unet_backwards == STEPS * after.iterations
+        assert after.unet_forwards == STEPS * (after.iterations + 1 + after.repairs), "and a refinement each time"
+
+
+def test_those_that_cannot_be_repaired_end_after_so_many(make_explainer, images):
+    for explanation in make_explainer(repairs=1).explain(images * 0.7, ids=IDS):
+        assert (explanation.status, explanation.repairs) == ("not_flipped", 1)
+        assert explanation.counterfactual is not None
+
+
+def test_a_flipped_image_is_left_alone(make_explainer, images):
+    attack = PGD(30)
+    for e in make_explainer(attack=attack).explain(images, ids=IDS):
+        assert (e.status, e.repairs, e.iterations) == ("flipped", 0, 30)
+
+
+@pytest.mark.parametrize("attack", [PGD(ITERATIONS), CarliniWagner(ITERATIONS, 400, confidence=99)])
+def test_going_on_is_going_on_where_it_ended(make_explainer, images, attack):
+    """Without noise, two times two iterations are four."""
+    explainer = make_explainer(attack=attack, slots=1)
+    explainer.diffusion_filter.stochastic = False
+    query = Query("a", images[0], 1, 0, None, 0.0)
+    for _ in range(2):
+        explainer.pool.add(query)
+        assert explainer.pool.run(drain=True) == [query]
+    whole = Query("a", images[0], 1, 0, None, 0.0)
+    attack.iterations = 2 * ITERATIONS
+    explainer.pool.add(whole)
+    explainer.pool.run(drain=True)
+    attack.iterations = ITERATIONS
+    assert torch.equal(query.pre_explanation, whole.pre_explanation)
+    assert query.iterations == whole.iterations == 2 * ITERATIONS
+
+
+def test_a_repair_draws_its_own_noise(make_explainer, images):
+    query = Query("a", images[0], 1, 0, None, 0.0)
+    pool = make_explainer().pool
+    numbers = []
+    for query.repairs in (0, 1, 1):
+        pool.add(query)
+        numbers.append(torch.randn(3, generator=query.stream).tolist())
+    assert numbers[0] != numbers[1] == numbers[2]
+
+
+def test_each_repair_halves_the_threshold_of_the_mask():
+    ramp = torch.linspace(0, 1, 9).expand(2, 3, 1, 9)
+    mask = Refinement(0.5, 1).mask(torch.zeros_like(ramp), ramp, torch.tensor([1.0, 0.5]))
+    assert mask.sum((1, 2, 3)).tolist() == [5, 7]
+
+
+def test_a_repair_takes_all_steps_of_the_filter(make_explainer, images):
+    for e in make_explainer(gradient_passes=1).explain(images, ids=IDS):
+        assert e.flipped
+        assert e.unet_backwards == ITERATIONS + STEPS * ITERATIONS * e.repairs
+        assert e.unet_forwards == e.unet_backwards + STEPS * (1 + e.repairs)
+
+
+@pytest.mark.parametrize("passes", [None, 1])
+def test_company_and_order_do_not_change_a_repaired_image(make_explainer, images, passes):
+    together = make_explainer(gradient_passes=passes).explain(images, ids=IDS)
+    assert len({e.repairs for e in together}) > 1
+    backwards = make_explainer(gradient_passes=passes).explain(images.flip(0), ids=IDS[::-1])
+    alone = make_explainer(gradient_passes=passes).explain(images[2:3], ids=IDS[2:3])
+    assert [facts(e) for e in together] == [facts(e) for e in reversed(backwards)]
+    assert facts(together[2]) == facts(alone[0])
+
+
+def test_repairs_are_a_number(make_explainer):
+    with pytest.raises(ValueError, match="repairs must not be negative"):
+        make_explainer(repairs=-1)
