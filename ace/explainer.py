@@ -135,6 +135,7 @@ class CounterfactualExplainer:
         targets: Tensor | None = None,
         labels: Tensor | None = None,
         ids: Sequence[str] | None = None,
+        allowed: Tensor | None = None,
     ) -> list[Explanation]:
         """Explain some images, in their order.
 
@@ -143,14 +144,15 @@ class CounterfactualExplainer:
             targets: target classes, shape (N,); by default the policy chooses.
             labels: true labels, shape (N,) or (N, A); -1 for one that is not known.
             ids: unique identities; by default a hash of each image's content.
+            allowed: where each image may change, boolean, shape (N, 1, H, W); everywhere by default.
 
         Raises:
             RuntimeError: called in inference mode, where no gradient exists.
             ValueError: images of the wrong kind, ids that are not unique, a target that does not exist, or another
-                number of targets, labels or ids than of images.
+                number of targets, labels, ids or regions than of images.
         """
         try:
-            self.submit(images, targets, labels, ids)
+            self.submit(images, targets, labels, ids, allowed)
             finished = {explanation.id: explanation for explanation in self.advance(drain=True)}
         except BaseException:
             self.reset()  # whatever went wrong, the next call starts with free slots
@@ -179,9 +181,10 @@ class CounterfactualExplainer:
         targets: Tensor | None = None,
         labels: Tensor | None = None,
         ids: Sequence[str] | None = None,
+        allowed: Tensor | None = None,
     ) -> None:
         """Queue images for `advance`; arguments as in `explain`. The first images are used to check the networks."""
-        _check_call(images, targets=targets, labels=labels, ids=ids)
+        _check_call(images, targets=targets, labels=labels, ids=ids, allowed=allowed)
         classes = len(self.decision.class_names)
         if targets is not None and not bool(((targets >= 0) & (targets < classes)).all()):
             raise ValueError(f"targets must be classes from 0 to {classes - 1}, got {targets.tolist()}")
@@ -217,7 +220,8 @@ class CounterfactualExplainer:
             elif isinstance(goal, str):
                 self._finished.append(Explanation(ids[row], images[row], f"skipped: {goal}", **facts))
             else:
-                self.pool.add(Query(ids[row], images[row], goal, p_before=p_before[row], **facts))
+                region = None if allowed is None else allowed[row]
+                self.pool.add(Query(ids[row], images[row], goal, p_before=p_before[row], allowed=region, **facts))
 
     def advance(self, drain: bool) -> list[Explanation]:
         """Work while all slots are busy, or with ``drain`` until every image is done; return what is finished.
@@ -293,14 +297,16 @@ class CounterfactualExplainer:
         steps = self.refinement.noise_steps(self.diffusion_filter)
         streams = [generator(self.seed, query.id, query.stage("refinement")) for query in queries]
         noise = draw(streams, steps, original.shape[1:], original.device)
+        everywhere = original.new_ones(1, *original.shape[2:], dtype=torch.bool)
         counterfactual, mask = self._in_slots(
-            lambda x, x_attacked, draws, scale: self.refinement.refine(
-                self.diffusion_filter, x, x_attacked, draws.transpose(0, 1), scale
+            lambda x, x_attacked, draws, scale, allowed: self.refinement.refine(
+                self.diffusion_filter, x, x_attacked, draws.transpose(0, 1), scale, allowed
             ),
             original,
             pre_explanation,
             noise.transpose(0, 1),  # images first, as in the other inputs
             torch.tensor([0.5**query.repairs for query in queries], device=original.device),
+            torch.stack([everywhere if query.allowed is None else query.allowed for query in queries]),
         )
         for query in queries:
             query.unet_forwards += self.diffusion_filter.passes.forwards - forwards

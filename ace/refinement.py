@@ -66,6 +66,7 @@ class Refinement:
         pre_explanation: Tensor,
         noise: Tensor | None = None,
         scale: Tensor | None = None,
+        allowed: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Counterfactuals, shape (N, C, H, W), in [0, 1], and their masks, shape (N, 1, H, W).
 
@@ -76,6 +77,8 @@ class Refinement:
             original, pre_explanation: shape (N, C, H, W), in [0, 1].
             noise: shape (2 * steps, N, C, H, W), see `DiffusionFilter.inpaint`.
             scale: factor of each image's threshold, shape (N,).
+            allowed: where it may be repainted, boolean, shape (N, 1, H, W); everywhere by default.
         """
         mask = self.mask(original, pre_explanation, scale)
+        mask = mask if allowed is None else mask & allowed
         return diffusion_filter.inpaint(pre_explanation, original, mask, noise), mask

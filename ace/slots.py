@@ -39,6 +39,7 @@ class Query:
         prediction: class decided for the original.
         label: true class, if known.
         p_before: probability of the target for the original.
+        allowed: where the image may change, boolean, shape (1, H, W); None for everywhere.
         iterations, unet_forwards, unet_backwards, seconds, peak_memory: the cost so far, see `ace.record.Record`.
         repairs: how many times the attack went on because the counterfactual as saved was not flipped.
         pre_explanation: the result of the attack.
@@ -52,6 +53,7 @@ class Query:
     prediction: int
     label: int | None
     p_before: float
+    allowed: Tensor | None = field(default=None, repr=False)
     iterations: int = 0
     unet_forwards: int = 0
     unet_backwards: int = 0
@@ -131,7 +133,7 @@ class SlotPool:
             query.iterations = query.entered
             self._begin(query)
             self.waiting.appendleft(query)
-        for name in ("image", "original", "target", "iteration", "healthy", "reached", "state"):
+        for name in ("image", "original", "allowed", "target", "iteration", "healthy", "reached", "state"):
             vars(self).pop(name, None)  # their memory is what was missing
 
     def run(self, drain: bool) -> list[Query]:
@@ -163,6 +165,7 @@ class SlotPool:
             self._allocate(query.image, state)
         self.queries[slot] = query
         self.image[slot], self.original[slot], self.target[slot] = start, query.image, query.target
+        self.allowed[slot] = True if query.allowed is None else query.allowed
         self.iteration[slot], self.healthy[slot], self.reached[slot] = 0, True, 0
         for name, values in state.items():
             self.state[name][slot] = values
@@ -171,6 +174,7 @@ class SlotPool:
         rows = fixed_batch(len(self.queries)) if self.fixed_shape else len(self.queries)
         self.original = image.new_zeros(rows, *image.shape)
         self.image = self.original.clone()
+        self.allowed = torch.ones(rows, 1, *image.shape[1:], dtype=torch.bool, device=image.device)
         self.target = torch.zeros(rows, dtype=torch.long, device=image.device)
         self.iteration = torch.zeros(rows, device=image.device)
         self.healthy = torch.ones(rows, dtype=torch.bool, device=image.device)
@@ -185,7 +189,8 @@ class SlotPool:
         noise = None if noise is None else noise[:, rows]
         evaluation = self.objective.evaluate(image, original, self.target[rows], factor, noise)
         state = {name: values[rows] for name, values in self.state.items()}
-        updated = self.attack.update(image, original, evaluation.gradient, state)
+        gradient = evaluation.gradient.where(self.allowed[rows], 0)
+        updated = self.attack.update(image, original, gradient, state)
         if stop := self.attack.stop:
             self.reached[rows] = (self.reached[rows] + 1) * (evaluation.probability >= stop.probability)
             done = self.reached[rows] >= stop.draws

@@ -137,7 +137,7 @@ def _refine(source: RunStore, target: RunStore, model: LitCounterfactual) -> Non
     explained = [record for record in todo if record.explained]
     for start in tqdm(range(0, len(explained), explainer.slots), desc="Refining", disable=None):
         chunk = explained[start : start + explainer.slots]
-        for explanation in explainer.refine([_stored_query(source, record, device) for record in chunk]):
+        for explanation in explainer.refine([_stored_query(source, record, model) for record in chunk]):
             write_explanation(target, explanation, explainer.seed)
     _finish(target)
 
@@ -254,11 +254,13 @@ def _set_up_refinement(
     return source, target, model
 
 
-def _stored_query(store: RunStore, record: Record, device: torch.device) -> Query:
+def _stored_query(store: RunStore, record: Record, model: LitCounterfactual) -> Query:
     """An image of a run as it was after the first stage."""
     image, pre_explanation = (
-        from_uint8(load_png(store.image_path(kind, record.id))).to(device) for kind in ("original", "pre_explanation")
+        from_uint8(load_png(store.image_path(kind, record.id))).to(model.device)
+        for kind in ("original", "pre_explanation")
     )
+    allowed = model.allowed(image[None], [record.id])
     return Query(
         record.id,
         image,
@@ -266,6 +268,7 @@ def _stored_query(store: RunStore, record: Record, device: torch.device) -> Quer
         prediction=record.prediction,
         label=record.label,
         p_before=record.p_before,
+        allowed=None if allowed is None else allowed[0],
         iterations=record.iterations,
         repairs=record.repairs or 0,
         unet_forwards=record.unet_forwards,

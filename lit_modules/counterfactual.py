@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from jsonargparse import lazy_instance
 from lightning import LightningModule
 from torch import Tensor
@@ -13,10 +14,12 @@ from ace.decision import decision_for, relabel
 from ace.diffusion_filter import DiffusionFilter
 from ace.explainer import CounterfactualExplainer
 from ace.explanation import Explanation
+from ace.images import from_uint8, load_png
 from ace.models.foreign import ForeignClassifier, load_classifier
 from ace.models.unet import load_diffusion
 from ace.objective import Distance
 from ace.refinement import Refinement
+from ace.run_store import RunStore
 from ace.targets import OtherSide, TargetPolicy
 
 # Arguments that concern memory and speed: runs that differ in them have the same results, up to rounding.
@@ -46,6 +49,12 @@ class LitCounterfactual(LightningModule):
             last estimate of x_0 stands for the rest of the chain; None for all.
         repairs: how many times the attack of an image goes on whose counterfactual, as saved, is not flipped: with all
             passes, and half the mask's threshold each time.
+        avoid: folders of earlier runs: what was repainted in them must stay as it is, for other explanations of the
+            same images.
+
+    Raises:
+        FileNotFoundError: a network or a run is not there.
+        ValueError: an argument is out of range, or they do not fit each other.
     """
 
     def __init__(
@@ -66,8 +75,10 @@ class LitCounterfactual(LightningModule):
         seed: int = 0,
         gradient_passes: int | None = None,
         repairs: int = 0,
+        avoid: list[str] | None = None,
     ) -> None:
         super().__init__()
+        self.avoid = [RunStore.open(folder) for folder in avoid or ()]
         self.classifier = load_classifier(classifier)
         unet, scheduler = load_diffusion(diffusion)
         self.diffusion_filter = DiffusionFilter(unet, scheduler, steps, respacing, stochastic, segments)
@@ -91,9 +102,21 @@ class LitCounterfactual(LightningModule):
         labels, data = batch.get("label"), self.trainer.datamodule
         return labels if labels is None or data is None else relabel(labels, data.class_names, self.classifier)
 
+    def allowed(self, images: Tensor, ids: list[str]) -> Tensor | None:
+        """Where images may change, boolean, shape (N, 1, H, W): not where an earlier run repainted them."""
+        if not self.avoid:
+            return None
+        allowed = images.new_ones(len(images), 1, *images.shape[2:], dtype=torch.bool)
+        for row, id in enumerate(ids):
+            for path in (store.image_path("mask", id) for store in self.avoid):
+                if path.exists():
+                    allowed[row] &= from_uint8(load_png(path)).to(images.device) == 0
+        return allowed
+
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Explanation]:
         """Explanations that are finished: of this batch or of earlier ones, the last batch gives all that are left."""
         skipped = [Explanation(id, None, f"skipped: {reason}") for id, reason in batch.get("unreadable", ())]
         if batch["id"]:
-            self.explainer.submit(batch["image"], labels=self._labels(batch), ids=batch["id"])
+            allowed = self.allowed(batch["image"], batch["id"])
+            self.explainer.submit(batch["image"], labels=self._labels(batch), ids=batch["id"], allowed=allowed)
         return skipped + self.explainer.advance(drain=self.trainer.predict_loop.batch_progress.is_last_batch)

@@ -285,6 +285,7 @@ def test_diversity_is_between_runs_that_differ_in_their_seed_alone(tmp_path):
 
     judges, first = Judges(distances={"far": l1}), run("1", seed=0, steps=5)
     assert measure_diversity([first, run("2", seed=1, steps=5)], judges).keys() == {"diversity_far"}
+    assert measure_diversity([first, run("4", seed=1, steps=5, avoid=["1"])], judges).keys() == {"diversity_far"}
     with pytest.warns(UserWarning, match="diversity is left out: the runs differ in more than their seed"):
         assert measure_diversity([first, run("3", seed=1, steps=6)], judges) == {}
 

@@ -110,3 +110,12 @@ def test_a_dilation_that_is_not_odd_is_refused(dilation):
 def test_a_threshold_out_of_range_is_refused(threshold):
     with pytest.raises(ValueError, match=rf"\[0, 1\].*got {threshold}"):
         Refinement(threshold=threshold)
+
+
+def test_what_is_not_allowed_is_not_repainted(identity_filter):
+    original, changed = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
+    allowed = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    allowed[..., 1] = True
+    refined, mask = Refinement(0.15, 3).refine(identity_filter, original, changed, allowed=allowed)
+    assert torch.equal(mask, allowed)
+    assert (refined != original).any(1, keepdim=True).logical_and(~allowed).sum() == 0

@@ -236,3 +236,18 @@ def test_an_empty_pool_takes_images_of_another_size(make_pool):
     fresh = make_pool()
     fresh.add(query("b", size=12))
     assert torch.equal(one.pre_explanation, fresh.run(drain=True)[0].pre_explanation)
+
+
+def test_an_image_changes_only_where_it_may(make_pool):
+    half = torch.zeros(1, 8, 8, dtype=torch.bool)
+    half[..., :4] = True
+    free, bound = query("a"), query("b")
+    bound.allowed = half
+    pool = make_pool(slots=2)
+    pool.add(free)
+    pool.add(bound)
+    pool.run(drain=True)
+    for one, allowed in ((free, torch.ones_like(half)), (bound, half)):
+        changed = (one.pre_explanation != one.image).any(0)
+        assert changed[allowed[0]].float().mean() > 0.5  # some are black or white already
+        assert not changed[~allowed[0]].any()

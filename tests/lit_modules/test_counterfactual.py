@@ -7,6 +7,9 @@ from torch.utils.data import DataLoader
 
 from ace.attacks import PGD
 from ace.decision import AttributeDecision, BinaryDecision, ClassDecision, decision_for
+from ace.refinement import Refinement
+from ace.run_store import RunStore
+from callbacks.counterfactual_writer import write_explanation
 from datamodules import ImageDataModule
 from datamodules.avatars import AvatarsDataset
 from lit_modules.counterfactual import LitCounterfactual
@@ -137,3 +140,25 @@ def test_images_without_labels_are_explained(module, avatar_cache, tmp_path):
     ((explanation,),) = trainer(tmp_path, inference_mode=False).predict(module, loader)
     assert explanation.label is None
     assert explanation.status in ("flipped", "not_flipped")
+
+
+def test_what_an_earlier_run_repainted_stays_as_it_is(classifier_folder, ddpm_folder, loader, tmp_path):
+    def explain(**options):
+        networks = (str(classifier_folder), str(ddpm_folder), "smiling")
+        refinement = Refinement(threshold=0.9, dilation=3)
+        module = LitCounterfactual(*networks, attack=PGD(1, 2.0), refinement=refinement, steps=2, slots=2, **options)
+        batches = trainer(tmp_path, inference_mode=False).predict(module, loader)
+        return {explanation.id: explanation for batch in batches for explanation in batch}
+
+    first = explain()
+    id = loader.dataset.ids[0]  # the other images were not explained in the run
+    assert first[id].mask.any()
+    store = RunStore.create(tmp_path / "first", {}, {})
+    write_explanation(store, first[id], seed=0)
+    for other in explain(avoid=[str(store.folder)]).values():
+        used = first[other.id].mask if other.id == id else torch.zeros_like(other.mask)
+        assert other.mask.any()
+        assert not (other.mask & used).any()
+        assert torch.equal(other.counterfactual.where(used, 0), other.original.where(used, 0))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        explain(avoid=[str(tmp_path / "nowhere")])
