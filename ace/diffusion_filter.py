@@ -95,6 +95,8 @@ class DiffusionFilter(nn.Module):
         self._check_channels()
         for name, table in schedule_tables(scheduler, self.timesteps).items():
             self.register_buffer(name, table, persistent=False)
+        # As a tensor on the device: a number would be copied there in every pass.
+        self.register_buffer("timestep", torch.tensor(self.timesteps), persistent=False)
         self.passes = PassCount()
 
     def _check_channels(self) -> None:
@@ -160,13 +162,13 @@ class DiffusionFilter(nn.Module):
 
     def p_mean_std(self, x: Tensor, index: int) -> Posterior:
         """The reverse step p(x_{t-1} | x_t) at ``index`` of the respaced chain (Ho et al. 2020, equations 7 and 15)."""
-        output = self._predict(x, self.timesteps[index])
+        output = self._predict(x, self.timestep[index])
         output, variance = output.chunk(2, dim=1) if self.learns_variance else (output, None)
         pred_x0 = self._pred_x0(x, output, index)
         mean = self.mean_from_x0[index] * pred_x0 + self.mean_from_xt[index] * x
         return Posterior(mean, self._std(variance, index), pred_x0)
 
-    def _predict(self, x: Tensor, timestep: int) -> Tensor:
+    def _predict(self, x: Tensor, timestep: Tensor) -> Tensor:
         self.passes.forwards += 1
         output = self.unet(x, timestep).sample.float()
         if output.requires_grad:

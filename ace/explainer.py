@@ -21,7 +21,7 @@ from ace.explanation import Explanation, failure, query_facts
 from ace.images import as_saved, to_uint8
 from ace.memory import peak_memory
 from ace.noise import draw, generator
-from ace.objective import Classifier, Distance, Objective
+from ace.objective import Classifier, Distance, Objective, logits_of
 from ace.preflight import check_images, check_labels, check_networks
 from ace.refinement import Refinement
 from ace.slots import Query, SlotPool, fixed_batch
@@ -357,8 +357,8 @@ class CounterfactualExplainer:
 
     def _classify(self, images: Tensor) -> Tensor:
         """Float32 logits of images in [0, 1]."""
-        (logits,) = self._in_slots(lambda rows: (self.classifier(rows),), images)
-        return logits.float()
+        (logits,) = self._in_slots(lambda rows: (logits_of(self.classifier, rows),), images)
+        return logits
 
     def _in_slots(self, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
         """Apply a batch function to at most ``slots`` rows at a time, with a constant shape if deterministic."""

@@ -15,6 +15,12 @@ from ace.diffusion_filter import DiffusionFilter
 Classifier = Callable[[Tensor], Tensor]
 
 
+def logits_of(classifier: Classifier, images: Tensor) -> Tensor:
+    """Logits in float32: autocast is for the UNet, the classifier under study is asked as it is."""
+    with torch.autocast(images.device.type, enabled=False):
+        return classifier(images).float()
+
+
 @dataclass(frozen=True)
 class Distance:
     """lambda_1 |x - x'|_1 + lambda_2 |x - x'|_2, both summed over an image in [0, 1].
@@ -110,7 +116,7 @@ class Objective:
         with torch.enable_grad():
             image = image.detach().requires_grad_()
             filtered = image if self.diffusion_filter is None else self.diffusion_filter(image, noise, self.passes)
-            logits = self.classifier(filtered).float()
+            logits = logits_of(self.classifier, filtered)
             class_loss = self._class_loss(logits, target)
             loss = class_loss + factor * self.distance(image, original)
             (gradient,) = torch.autograd.grad(loss.sum(), image)

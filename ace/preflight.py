@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ace.noise import draw, generator
+from ace.objective import logits_of
 
 if TYPE_CHECKING:
     from ace.explainer import CounterfactualExplainer
@@ -113,7 +114,7 @@ def check_images(explainer: CounterfactualExplainer, images: Tensor, ids: list[s
     """
     images, ids = images[:_PROBE_IMAGES], ids[:_PROBE_IMAGES]
     with torch.no_grad():
-        logits = explainer.classifier(images).float()
+        logits = logits_of(explainer.classifier, images)
     _check_logits(logits)
     filter_, decision = explainer.diffusion_filter, explainer.decision
     streams = [generator(explainer.seed, id, "preflight") for id in ids]
@@ -121,7 +122,7 @@ def check_images(explainer: CounterfactualExplainer, images: Tensor, ids: list[s
     predictions = decision.prediction(logits)
     with torch.enable_grad():
         inputs = images.detach().requires_grad_()
-        filtered = explainer.classifier(filter_(inputs, noise)).float()
+        filtered = logits_of(explainer.classifier, filter_(inputs, noise))
         loss = decision.margin(filtered, predictions).sum()  # a cross-entropy is flat where the decision is certain
         gradient = torch.autograd.grad(loss, inputs, allow_unused=True)[0] if loss.requires_grad else None
     if gradient is None or not gradient.any():

@@ -56,8 +56,8 @@ class ToyUNet(nn.Module):
         self.weight = nn.Parameter(torch.tensor(weight))
         self.config = SimpleNamespace(in_channels=channels, out_channels=out_channels or channels)
 
-    def forward(self, x: Tensor, timestep: int) -> SimpleNamespace:
-        output = self.gain * x + self.weight * np.cos(timestep / 10)
+    def forward(self, x: Tensor, timestep: Tensor) -> SimpleNamespace:
+        output = self.gain * x + self.weight * (timestep / 10).cos()
         copies = self.config.out_channels // self.config.in_channels
         return SimpleNamespace(sample=torch.cat([output / (1 + copy) for copy in range(copies)], dim=1))
 

@@ -1,0 +1,135 @@
+"""The presets side by side, on the same images and networks: the tables and plots of docs/beyond.md.
+
+python -m benchmarks.beyond
+python -m benchmarks.beyond --images 256 --seeds 0 1 2      (a day on 2 CPU cores)
+
+Explains test images with every setting, or goes on with what is in outputs/beyond, and measures the runs with
+``explain.py evaluate``. The digits need the networks that docs/beyond.md says how to train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parents[1]
+AVATARS = ["--config=configs/avatars/explain.yaml"]
+DIGITS = "outputs/beyond/networks"
+SUBJECTS = {
+    "plain": AVATARS,
+    "biased": [*AVATARS, "--model.classifier=weights/avatars/biased"],
+    "robust": [*AVATARS, "--model.classifier=weights/avatars/robust"],
+    "digits": [
+        "--config=configs/image_folder/explain.yaml",
+        "--data.root=data/digits",
+        "--data.image_size=32",
+        f"--model.classifier={DIGITS}/classifier",
+        f"--model.diffusion={DIGITS}/ddpm",
+        "--model.steps=10",
+    ],
+}
+PRESETS = ("paper", "best", "fast")
+STOP = "--model.attack.init_args.stop"
+VARIANTS = {
+    **{name: [f"--config=configs/presets/{name}.yaml"] for name in PRESETS},
+    "PGD 30 x 2": ["--config=configs/presets/paper.yaml", "--model.attack.iterations=30", "--model.attack.step_size=2"],
+    "best, p 0.95 twice": ["--config=configs/presets/best.yaml", f"{STOP}={{probability: 0.95, draws: 2}}"],
+    "fast, p 0.95 twice": ["--config=configs/presets/fast.yaml", f"{STOP}={{probability: 0.95, draws: 2}}"],
+    "fast, 2 passes": ["--config=configs/presets/fast.yaml", "--model.gradient_passes=2"],
+}
+COLUMNS = {
+    "passes": "UNet passes",
+    "flip_rate": "valid as saved",
+    "l1": "l1",
+    "changed_area": "changed area",
+    "cout": "COUT",
+    "non_adversarial_flip_rate": "NAFR",
+    "change_in_region": "in the region",
+    "attributes_changed": "other attributes",
+    "sfd_classifier": "sFD",
+    "seconds": "s an image",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=["plain", "biased", "robust"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(PRESETS))
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--folder", type=Path, default=Path("outputs/beyond"))
+    parser.add_argument("--plot", type=Path, help="file of the plot")
+    options = parser.parse_args()
+    for subject in options.subjects:
+        rows = {variant: measure(subject, variant, options) for variant in options.variants}
+        print(*table(subject, rows), sep="\n")
+        if options.plot:
+            plot(rows, options.plot.with_stem(f"{options.plot.stem}_{subject}"))
+
+
+def measure(subject: str, variant: str, options: argparse.Namespace) -> dict[str, list[float]]:
+    """What the runs of all seeds gave, by column."""
+    found: dict[str, list[float]] = {name: [] for name in COLUMNS}
+    for seed in options.seeds:
+        run = options.folder / subject / variant.replace(" ", "_") / str(seed)
+        arguments = [*SUBJECTS[subject], *VARIANTS[variant], f"--model.seed={seed}", f"--output_dir={run}"]
+        quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+        explain("generate", *arguments, f"--data.num_images={options.images}", *quiet)
+        explain("evaluate", str(run), *judges(subject), "--splits=5", f"--min_images={options.images // 4}")
+        metrics = json.loads((run / "metrics.json").read_text())["metrics"]
+        values = {name: measured["value"] for name, measured in metrics.items()}
+        values["passes"] = values["unet_forwards"] + values["unet_backwards"]
+        for name, numbers in found.items():
+            numbers += [values[name]] if name in values else []
+    return found
+
+
+def judges(subject: str) -> list[str]:
+    """The networks that judge a subject's counterfactuals."""
+    if subject == "digits":
+        return [f"--networks.second_classifier={DIGITS}/second", f"--networks.classifier={DIGITS}/second"]
+    return ["--config=configs/avatars/evaluate.yaml"]
+
+
+def explain(*arguments: str) -> None:
+    subprocess.run([sys.executable, "explain.py", *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def table(subject: str, rows: dict[str, dict[str, list[float]]]) -> Iterator[str]:
+    """Lines of a table in markdown; with several seeds the mean and the largest deviation from it."""
+    yield f"\n| {subject} | {' | '.join(COLUMNS.values())} |"
+    yield "|---" * (1 + len(COLUMNS)) + "|"
+    for name, found in rows.items():
+        yield f"| {name} | {' | '.join(cell(values) for values in found.values())} |"
+
+
+def cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    mean = statistics.mean(values)
+    digits = max(0, 3 - math.ceil(math.log10(abs(mean)))) if mean else 0
+    spread = max(abs(value - mean) for value in values)
+    return f"{mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if len(values) > 1 else "")
+
+
+def plot(rows: dict[str, dict[str, list[float]]], path: Path) -> None:
+    """Validity, COUT, NAFR and l1 against the passes of the UNet."""
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 4), ("flip_rate", "cout", "non_adversarial_flip_rate", "l1"), strict=True):
+        for variant, found in rows.items():
+            axes.scatter(found["passes"], found[name], label=variant)
+        axes.set(xscale="log", xlabel=COLUMNS["passes"], ylabel=COLUMNS[name])
+    axes.legend(fontsize="x-small")
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
