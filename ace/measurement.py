@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 RESAMPLES = 1000
+_Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
 _CHUNK = 2**20  # indices drawn at a time
 
 
@@ -58,3 +60,15 @@ def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor] | None = Non
         )
     low, high = found.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
+
+
+def wilson(count: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share, count of n, by Wilson (1927); of rare and of certain events, too, it has a width.
+
+    Raises:
+        ValueError: the count is not among 0 to n, or n is 0.
+    """
+    if not 0 <= count <= n or n == 0:
+        raise ValueError(f"{count} of {n} is no share: count at most all of at least one")
+    centre, spread = count + _Z**2 / 2, _Z * math.sqrt(count * (n - count) / n + _Z**2 / 4)
+    return max(0.0, (centre - spread) / (n + _Z**2)), min(1.0, (centre + spread) / (n + _Z**2))
