@@ -103,9 +103,9 @@ class Judges:
         ]
 
     @torch.no_grad()
-    def changes(self, results: list[Result]) -> Tensor:
-        """What the oracle says became of each attribute, see `attribute_changes`; shape (N, A)."""
-        return attribute_changes(*self._outputs(results, self.oracle))
+    def attribute_logits(self, results: list[Result]) -> tuple[Tensor, Tensor]:
+        """The oracle's, of originals and of counterfactuals, shape (N, A), in host memory."""
+        return self._outputs(results, self.oracle)
 
     @torch.no_grad()
     def measure(self, results: list[Result]) -> dict[str, Measurement]:
@@ -209,7 +209,7 @@ class Judges:
         chosen, subset = self._subset(results, FLIPPED)
         if not chosen:
             return {}
-        changes = self.changes(chosen)
+        changes = attribute_changes(*self.attribute_logits(chosen))
         changed = changes.abs()
         found = {"mnac": measure_mean(changed.sum(1), subset, "the query counts")}
         if self.query is None:

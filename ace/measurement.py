@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,12 +42,15 @@ def measure_mean(values: Tensor, subset: str, convention: str = "") -> Measureme
     return Measurement(values.mean().item(), len(values), subset, bootstrap(values), convention)
 
 
-def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor] | None = None) -> tuple[float, float]:
+def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor] | None = None) -> tuple[Any, Any]:
     """The 2.5th and the 97.5th percentile of a statistic over images drawn with replacement (Efron 1979).
 
     Args:
         values: one row an image.
         statistic: of such rows; by default the mean of numbers, shape (N,).
+
+    Returns:
+        Two numbers; two lists, where the statistic is a vector.
     """
     stream = torch.Generator().manual_seed(0)
     if statistic is not None:
@@ -58,7 +62,7 @@ def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor] | None = Non
         found = torch.cat(
             [values[torch.randint(len(values), (count, len(values)), generator=stream)].mean(1) for count in chunks]
         )
-    low, high = found.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = found.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).tolist()
     return low, high
 
 

@@ -11,13 +11,16 @@ from ace.judges import Judges
 from ace.report import write_report
 from ace.run_store import RunStore
 from lit_modules.cli import one_sentence
-from lit_modules.closing_summary import print_paths
+from lit_modules.closing_summary import PAIRS, print_paths
 from lit_modules.evaluation import judges_of_data, load_judges
 from lit_modules.metric_table import WIDTH, print_line
 
 ROWS, CELL = 6, 15  # attributes in a table: audit.json holds them all; characters in its columns
-CHANGES = ("changed", "95% interval", "appeared", "went", "query stayed")
-CORRELATIONS = ("with decision", "with query", "in the data")
+CHANGES = ("changed", "95% interval", "appeared", "went", "without query")
+CORRELATIONS = ("originals", "95% interval", "changes", "with query", "in the data")
+LEGEND = """
+all directions: correlations of an attribute with the decision in the originals, of their changes, of its change with
+the query's, and of its labels with the query's in the training data"""
 
 
 def audit(
@@ -36,10 +39,13 @@ def audit(
     store = one_sentence(partial(RunStore.open, run))
     judges = one_sentence(lambda: judges_of_data(_load_oracle(networks or {}, batch_size), store))
     found = one_sentence(lambda: audit_store(store, judges, threshold))
-    for name, direction in found.directions.items():
+    for name, direction in list(found.directions.items())[:PAIRS]:
         _print_direction(name, direction, found.query)
+    if (left := len(found.directions) - PAIRS) > 0:
+        print(f"\n{left} other directions in audit.json")
     if found.correlations:
         _print_correlations(found)
+    print()
     print_paths(store, [store.folder / "audit.json", one_sentence(partial(write_report, store))])
 
 
@@ -48,8 +54,8 @@ def _load_oracle(networks: dict[str, str | None], batch_size: int) -> Judges:
     judges = load_judges(oracles, batch_size=batch_size)
     if judges.oracle is None:
         raise ValueError(
-            "an audit needs an oracle of attributes: give --networks.oracle_classifier FOLDER, a multi-label classifier "
-            "that was trained apart from the one that was explained"
+            "an audit needs an oracle of attributes: give --networks.oracle_classifier FOLDER, a multi-label "
+            "classifier that was trained apart from the one that was explained"
         )
     return judges
 
@@ -60,23 +66,30 @@ def _print_direction(name: str, direction: Direction, query: str | None) -> None
         _print_row("", CHANGES[: 4 if query is None else 5])
     for attribute, change in list(direction.changes.items())[:ROWS]:
         interval = "[{:.0%}, {:.0%}]".format(*change.interval)
-        stayed = [] if query is None else [change.query_stayed]
-        _print_row(_marked(attribute, query), [f"{change.share:.0%}", interval, change.appeared, change.went, *stayed])
+        alone = [] if query is None else [change.without_query]
+        _print_row(_marked(attribute, query), [f"{change.share:.0%}", interval, change.appeared, change.went, *alone])
     _print_rest(len(direction.changes))
     print_line("verdict", direction.verdict)
 
 
 def _print_correlations(found: Audit) -> None:
-    print("\nall directions: correlation of an attribute's change with the decision's and the query's, and in the data")
+    print(LEGEND)
     _print_row("", CORRELATIONS)
     for attribute, row in list(found.correlations.items())[:ROWS]:
-        values = (row.with_decision, row.with_query, row.in_data)
-        _print_row(_marked(attribute, found.query), ["-" if value is None else f"{value:.2f}" for value in values])
+        interval = "-" if row.interval is None else "[{:.2f}, {:.2f}]".format(*row.interval)
+        changes, with_query, in_data = map(_number, (row.changes, row.with_query, row.in_data))
+        cells = [_number(row.originals), interval, changes, with_query, in_data]
+        _print_row(_marked(attribute, found.query), cells)
     _print_rest(len(found.correlations))
     if found.cd is not None:
-        value, interval = f"{found.cd.value:.3g}", "[{:.3g}, {:.3g}]".format(*found.cd.interval)
-        print_line("correlation difference", f"{value} {interval}, sum over attributes of |with query - in the data|")
-    print()
+        value = "{:.3g} [{:.3g}, {:.3g}]".format(found.cd.value, *found.cd.interval)
+        print_line("correlation difference", f"{value}: sum over all attributes of |with query - in the data|")
+    if found.verdict is not None:
+        print_line("verdict", found.verdict)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:z.2f}"
 
 
 def _print_row(name: str, cells: Iterable[object]) -> None:
