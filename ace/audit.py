@@ -15,7 +15,7 @@ from ace.metrics.oracle import attribute_changes, query_correlations
 from ace.results import results_of_run
 from ace.run_store import RunStore
 
-THRESHOLD = 0.1  # share of the counterfactuals
+THRESHOLD = 0.15  # share of the counterfactuals
 MARGIN, TIED = 0.2, 0.5  # between correlations; from which on the data tie an attribute to the query
 
 

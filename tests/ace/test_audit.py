@@ -78,7 +78,7 @@ def test_of_an_honest_classifier_the_query_alone_changes(make_store, judges):
     for direction in (appears, goes):
         assert (direction.images, direction.n, direction.suspects) == (HALF, HALF, [])
         assert direction.verdict == (
-            f"no other attribute changes in clearly more than 10% of 12 counterfactuals, 'smiling' itself in {CERTAIN}"
+            f"no other attribute changes in clearly more than 15% of 12 counterfactuals, 'smiling' itself in {CERTAIN}"
         )
     assert found.verdict == (
         "in 24 originals the decision correlates with no other attribute clearly more than in the training data, "
@@ -174,7 +174,7 @@ def test_of_more_classes_and_without_a_query_the_changes_are_told(make_store):
     assert (
         cats.verdict == "'glasses' changes in 100% [70%, 100%] of 9 counterfactuals: the classifier may use 'glasses'"
     )
-    assert dogs.verdict == "no attribute changes in clearly more than 10% of 3 counterfactuals"
+    assert dogs.verdict == "no attribute changes in clearly more than 15% of 3 counterfactuals"
     assert (found.query, found.correlations, found.verdict, found.cd) == (None, {}, None, None)
 
 
