@@ -65,7 +65,8 @@ class Correlation:
         interval: 95 % one of that (bootstrap).
         changes: its change with the change of the decision, in the counterfactuals that flipped.
         with_query: its change with that of the query, both as the oracle sees them: what the CD compares to the data.
-        in_data: the attribute with the query, in the labels of the run's training data.
+        in_data: the attribute with the query, in the labels of the run's data, split train: the classifier may have been
+            trained on others.
     """
 
     originals: float | None
@@ -88,7 +89,7 @@ class Audit:
         correlations: by attribute, over all directions: the query first, then the strongest.
         suspects: attributes other than the query that correlate clearly more with the decision than in the data.
         verdict: what that means, in a sentence; None where the data are unknown.
-        cd: correlation difference to the training data; None where they are unknown.
+        cd: correlation difference to the data; None where they are unknown.
     """
 
     query: str | None
@@ -223,13 +224,13 @@ def _compared_to_data(rows: dict[str, Correlation], query: str | None, images: i
     others = {name: row for name, row in rows.items() if name != query}
     suspects = [name for name, row in others.items() if _clearly_more(row)]
     shown = {name: "{:.2f} [{:.2f}, {:.2f}]".format(row.originals, *row.interval) for name, row in rows.items()}
-    told = [f"with '{name}' by {shown[name]} (training data: {rows[name].in_data:z.2f})" for name in suspects]
-    listing = ", ".join(told) or "with no other attribute clearly more than in the training data"
+    told = [f"with '{name}' by {shown[name]} (in the data: {rows[name].in_data:z.2f})" for name in suspects]
+    listing = ", ".join(told) or "with no other attribute clearly more than in the data"
     tied = [f"'{name}' ({row.in_data:.2f})" for name, row in others.items() if abs(row.in_data) >= TIED]
     return suspects, (
         f"in {_counted(images, 'original')} the decision correlates {listing}, with '{query}' itself by {shown[query]}"
         + (f": the classifier may use {_quoted(suspects)}" if suspects else "")
-        + (f"; the training data tie {', '.join(tied)} to '{query}'" if tied else "")
+        + (f"; the data tie {', '.join(tied)} to '{query}'" if tied else "")
     )
 
 

@@ -19,8 +19,8 @@ ROWS, CELL = 6, 15  # attributes in a table: audit.json holds them all; characte
 CHANGES = ("changed", "95% interval", "appeared", "went", "without query")
 CORRELATIONS = ("originals", "95% interval", "changes", "with query", "in the data")
 LEGEND = """
-all directions: correlations of an attribute with the decision in the originals, of their changes, of its change with
-the query's, and of its labels with the query's in the training data"""
+all directions: correlation of an attribute with the decision, in the originals; of its change with the decision's and
+with the query's; and of the attribute with the query, in the labels of the run's data (split train)"""
 
 
 def audit(

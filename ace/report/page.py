@@ -28,7 +28,7 @@ _METRIC_HEADS = ("metric", "value", "95 % interval", "n", "images", "convention"
 _CHANGE_HEADS = ("attribute", "changed", "95 % interval", "appeared", "went", "changed without the query")
 _CORRELATION_HEADS = (
     "attribute", "with the decision, in the originals", "95 % interval", "its change with the decision's",
-    "its change with the query's", "with the query, in the training data",
+    "its change with the query's", "with the query, in the data",
 )  # fmt: skip
 
 

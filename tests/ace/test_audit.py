@@ -81,7 +81,7 @@ def test_of_an_honest_classifier_the_query_alone_changes(make_store, judges):
             f"no other attribute changes in clearly more than 15% of 12 counterfactuals, 'smiling' itself in {CERTAIN}"
         )
     assert found.verdict == (
-        "in 24 originals the decision correlates with no other attribute clearly more than in the training data, "
+        "in 24 originals the decision correlates with no other attribute clearly more than in the data, "
         "with 'smiling' itself by 1.00 [1.00, 1.00]"
     )
     assert found.cd.value == pytest.approx(0.1), "the hat never changes"
@@ -103,7 +103,7 @@ def test_a_shortcut_is_named_in_each_direction_and_over_all(make_store, judges):
             "the classifier may use 'glasses'"
         )
     assert found.verdict.startswith(
-        "in 24 originals the decision correlates with 'glasses' by 1.00 [1.00, 1.00] (training data: 0.00), "
+        "in 24 originals the decision correlates with 'glasses' by 1.00 [1.00, 1.00] (in the data: 0.00), "
         "with 'smiling' itself by 0.00 ["
     )
     assert found.verdict.endswith("]: the classifier may use 'glasses'")
@@ -135,7 +135,7 @@ def test_data_that_tie_an_attribute_to_the_query_are_named(make_store, judges):
     judges.correlations = torch.tensor([1.0, 0.95, 0.0])
     found = audit(make_store(BIASED), judges)
     assert found.suspects == [], "the data tell the same"
-    assert found.verdict.endswith("; the training data tie 'glasses' (0.95) to 'smiling'")
+    assert found.verdict.endswith("; the data tie 'glasses' (0.95) to 'smiling'")
     assert found.directions["smiling -> not smiling"].suspects == ["glasses"], "but the counterfactuals do"
 
 
