@@ -15,7 +15,7 @@ from ace.metrics.oracle import attribute_changes, query_correlations
 from ace.results import results_of_run
 from ace.run_store import RunStore
 
-THRESHOLD = 0.15  # share of the counterfactuals
+THRESHOLD, MINIMUM = 0.15, 3  # of the counterfactuals: a share, and a number, as one of one makes a high share
 MARGIN, TIED = 0.2, 0.5  # between correlations; from which on the data tie an attribute to the query
 
 
@@ -45,7 +45,7 @@ class Direction:
         images: number of explained images.
         n: of those that flipped, which are audited.
         changes: by attribute: the query first, changed or not, then those that changed, the most frequent first.
-        suspects: attributes other than the query whose interval lies above the threshold.
+        suspects: attributes other than the query that changed at least three times, with an interval above the threshold.
         verdict: what that means, in a sentence.
     """
 
@@ -65,8 +65,8 @@ class Correlation:
         interval: 95 % one of that (bootstrap).
         changes: its change with the change of the decision, in the counterfactuals that flipped.
         with_query: its change with that of the query, both as the oracle sees them: what the CD compares to the data.
-        in_data: the attribute with the query, in the labels of the run's data, split train: the classifier may have been
-            trained on others.
+        in_data: the attribute with the query, in the labels of the run's data (split train): the classifier may have
+            been trained on others.
     """
 
     originals: float | None
@@ -109,8 +109,8 @@ def audit(store: RunStore, judges: Judges, threshold: float = THRESHOLD) -> Audi
     Args:
         store: the run.
         judges: an oracle, its attributes, and where they are known the query and its correlations in the data.
-        threshold: share of a direction's counterfactuals, range [0, 1); an attribute whose interval lies above it is a
-            suspect.
+        threshold: share of a direction's counterfactuals, range [0, 1); an attribute that changes in more of them, by
+            all of its interval, is a suspect.
 
     Raises:
         ValueError: the threshold is out of range, or no image of the run is explained.
@@ -167,7 +167,7 @@ def audit_direction(
             moves = int((change > 0).sum()), int((change < 0).sum())
             found[name] = Change(*moves, count / n, wilson(count, n), alone)
     found = dict(sorted(found.items(), key=lambda item: (item[0] != query, -item[1].share)))
-    suspects = [name for name, change in found.items() if name != query and change.interval[0] > threshold]
+    suspects = [name for name, change in found.items() if name != query and _often(change, threshold)]
     return Direction(images, n, found, suspects, _verdict(found, suspects, n, query, threshold))
 
 
@@ -198,6 +198,10 @@ def audit_correlations(
     rows = {name: Correlation(*row) for name, *row in table if set(row) != {None}}
     query = None if judges.query is None else judges.attributes[judges.query]
     return dict(sorted(rows.items(), key=lambda item: (item[0] != query, -_strength(item[1]))))
+
+
+def _often(change: Change, threshold: float) -> bool:
+    return change.interval[0] > threshold and change.appeared + change.went >= MINIMUM
 
 
 def _correlations(columns: Tensor, other: Tensor) -> list[float | None]:

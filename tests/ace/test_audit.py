@@ -219,6 +219,15 @@ def test_a_threshold_decides_what_is_often():
     )
 
 
+@pytest.mark.parametrize(
+    ("count", "n", "named"), [(1, 1, False), (2, 2, False), (3, 3, True), (2, 3, False), (3, 4, True)]
+)
+def test_once_or_twice_may_be_chance(count, n, named):
+    changes = torch.zeros(n, 3)
+    changes[:count, 1] = 1
+    assert audit_direction(changes, ATTRIBUTES, n, "smiling").suspects == ["glasses"] * named
+
+
 def test_a_change_without_the_query_is_told_from_one_with_it():
     changes = table([0] * 5 + [1] * 5, [1] * 10)
     found = audit_direction(changes, ATTRIBUTES[:2], 20, "smiling")
