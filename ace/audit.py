@@ -45,7 +45,7 @@ class Direction:
         images: number of explained images.
         n: of those that flipped, which are audited.
         changes: by attribute: the query first, changed or not, then those that changed, the most frequent first.
-        suspects: attributes other than the query that changed at least three times, with an interval above the threshold.
+        suspects: attributes other than the query that change more often than the threshold, see `audit`.
         verdict: what that means, in a sentence.
     """
 
@@ -110,7 +110,7 @@ def audit(store: RunStore, judges: Judges, threshold: float = THRESHOLD) -> Audi
         store: the run.
         judges: an oracle, its attributes, and where they are known the query and its correlations in the data.
         threshold: share of a direction's counterfactuals, range [0, 1); an attribute that changes in more of them, by
-            all of its interval, is a suspect.
+            all of its interval and at least three times, is a suspect.
 
     Raises:
         ValueError: the threshold is out of range, or no image of the run is explained.
