@@ -3,6 +3,7 @@
 python explain.py generate --config configs/avatars/explain.yaml
 python explain.py refine RUN --threshold 0.2
 python explain.py evaluate RUN
+python explain.py audit RUN --networks.oracle_classifier FOLDER
 python explain.py report RUN --compare RUN2
 python explain.py figure RUN --ids ID ID2 --out figure.pdf
 """
@@ -13,12 +14,13 @@ import sys
 
 from jsonargparse import auto_cli
 
-from lit_modules import commands, evaluation
+from lit_modules import audit, commands, evaluation
 
 COMMANDS = {
     "generate": commands.generate,
     "refine": commands.refine,
     "evaluate": evaluation.evaluate,
+    "audit": audit.audit,
     "report": commands.report,
     "figure": commands.figure,
 }

@@ -103,6 +103,11 @@ class Judges:
         ]
 
     @torch.no_grad()
+    def attribute_logits(self, results: list[Result]) -> tuple[Tensor, Tensor]:
+        """The oracle's, of originals and of counterfactuals, shape (N, A), in host memory."""
+        return self._outputs(results, self.oracle)
+
+    @torch.no_grad()
     def measure(self, results: list[Result]) -> dict[str, Measurement]:
         """All metrics for which there is a judge and an image, by name."""
         found: dict[str, Measurement | None] = {}
@@ -204,7 +209,7 @@ class Judges:
         chosen, subset = self._subset(results, FLIPPED)
         if not chosen:
             return {}
-        changes = attribute_changes(*self._outputs(chosen, self.oracle))
+        changes = attribute_changes(*self.attribute_logits(chosen))
         changed = changes.abs()
         found = {"mnac": measure_mean(changed.sum(1), subset, "the query counts")}
         if self.query is None:
@@ -214,12 +219,7 @@ class Judges:
         if others.shape[1]:
             found["factors_preserved"] = measure_mean(1 - others.mean(1), subset, "other than the query")
         if self.correlations is not None:
-
-            def difference(rows: Tensor) -> Tensor:
-                return correlation_difference(rows, self.correlations, self.query)
-
-            interval = bootstrap(changes, difference)
-            found["cd"] = Measurement(difference(changes).item(), len(changes), subset, interval, "the query counts")
+            found["cd"] = measure_correlations(changes, self.correlations, self.query, subset)
         return found
 
     def _faces(self, results: list[Result]) -> dict[str, Measurement | None]:
@@ -274,3 +274,10 @@ class Judges:
         if chosen and not shares:
             warnings.warn("change_in_region is left out: no image has changed", stacklevel=3)
         return measure_mean(torch.tensor(shares), subset, "where the query alone changes the true picture")
+
+
+def measure_correlations(changes: Tensor, correlations: Tensor, query: int, subset: str) -> Measurement:
+    """The CD of `attribute_changes`, see `correlation_difference`, with its bootstrap interval."""
+    difference = partial(correlation_difference, correlations=correlations, query=query)
+    interval = bootstrap(changes, difference)
+    return Measurement(difference(changes).item(), len(changes), subset, interval, "the query counts")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 RESAMPLES = 1000
+_Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
 _CHUNK = 2**20  # indices drawn at a time
 
 
@@ -39,12 +42,15 @@ def measure_mean(values: Tensor, subset: str, convention: str = "") -> Measureme
     return Measurement(values.mean().item(), len(values), subset, bootstrap(values), convention)
 
 
-def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor] | None = None) -> tuple[float, float]:
+def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor] | None = None) -> tuple[Any, Any]:
     """The 2.5th and the 97.5th percentile of a statistic over images drawn with replacement (Efron 1979).
 
     Args:
         values: one row an image.
         statistic: of such rows; by default the mean of numbers, shape (N,).
+
+    Returns:
+        Two numbers; two lists, where the statistic is a vector.
     """
     stream = torch.Generator().manual_seed(0)
     if statistic is not None:
@@ -56,5 +62,17 @@ def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor] | None = Non
         found = torch.cat(
             [values[torch.randint(len(values), (count, len(values)), generator=stream)].mean(1) for count in chunks]
         )
-    low, high = found.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = found.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).tolist()
     return low, high
+
+
+def wilson(count: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share, count of n, by Wilson (1927); of rare and of certain events, too, it has a width.
+
+    Raises:
+        ValueError: the count is not among 0 to n, or n is 0.
+    """
+    if not 0 <= count <= n or n == 0:
+        raise ValueError(f"{count} of {n} is no share: count at most all of at least one")
+    centre, spread = count + _Z**2 / 2, _Z * math.sqrt(count * (n - count) / n + _Z**2 / 4)
+    return max(0.0, (centre - spread) / (n + _Z**2)), min(1.0, (centre + spread) / (n + _Z**2))

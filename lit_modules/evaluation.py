@@ -102,10 +102,9 @@ def load_judges(networks: dict[str, str | None], **options: Any) -> Judges:
 
 def judges_of_run(judges: Judges, store: RunStore) -> Judges:
     """The judges, with what the run knows: classifier, decision and data. What is not there any more is reported."""
-    judges, model = replace(judges), store.config.get("model")
-    if model is None:
+    judges, query = judges_of_data(judges, store), _query(store)
+    if store.config.get("model") is None:
         return judges
-    query = None if model.get("query") is None else store.class_name(1)  # by name: indices are one classifier's own
     with _left_out("COUT", OSError, ValueError):
         classifier = _unchanged_classifier(store)
         judges.decision = _decision(classifier, query, store)
@@ -113,6 +112,15 @@ def judges_of_run(judges: Judges, store: RunStore) -> Judges:
     if judges.second is not None:
         with _left_out(SECOND, ValueError):
             judges.second_decision = _decision(judges.second, query, store)
+    return judges
+
+
+def judges_of_data(judges: Judges, store: RunStore) -> Judges:
+    """The judges, with the attribute that the run asked for, and what its data tell of it or a report that they do not.
+
+    Without an attribute in question they stay as they are.
+    """
+    judges, query = replace(judges), _query(store)
     if query is not None:
         judges.query = _index(judges, query)
         with _left_out("the run's data, for change_in_region and cd,", OSError, ValueError, TypeError, ArgumentError):
@@ -155,6 +163,11 @@ def _add(judges: Judges, name: str, path: str | None) -> None:
         judges.distances[name] = network
     else:
         judges.encoders[name] = network
+
+
+def _query(store: RunStore) -> str | None:
+    """The attribute that the run asked for, by name: indices are one classifier's own."""
+    return None if (store.config.get("model") or {}).get("query") is None else store.class_name(1)
 
 
 def _unchanged_classifier(store: RunStore) -> NormalisedClassifier:

@@ -454,6 +454,7 @@ def test_help_in_a_process_of_its_own():
         ("generate", ["--model.query", "attribute to explain, by name or index", "--data", "--output_dir"]),
         ("refine", ["run", "--threshold", "relative change from which a pixel is repainted", "--dilation"]),
         ("evaluate", ["folder of the run"]),
+        ("audit", ["folder of the run", "--networks", "--threshold", "share of the counterfactuals"]),
         ("report", ["folder of the run"]),
     ],
 )
@@ -469,7 +470,7 @@ def test_every_command_explains_itself(command, words, capsys):
 
 
 def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
-    assert "'explode', choose one of generate, refine, evaluate, report" in refusal(capsys, ["explode"])
+    assert "'explode', choose one of generate, refine, evaluate, audit, report" in refusal(capsys, ["explode"])
 
 
 # --- bad input

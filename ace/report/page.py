@@ -23,7 +23,13 @@ from ace.run_store import RunStore, flatten
 REPRODUCE = "generate.yaml"
 """The configuration of a run as a file that `explain.py generate --config` takes; the report writes it."""
 
+_VERDICTS = 8  # of directions
 _METRIC_HEADS = ("metric", "value", "95 % interval", "n", "images", "convention")
+_CHANGE_HEADS = ("attribute", "changed", "95 % interval", "appeared", "went", "changed without the query")
+_CORRELATION_HEADS = (
+    "attribute", "with the decision, in the originals", "95 % interval", "its change with the decision's",
+    "its change with the query's", "with the query, in the data",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ def write_report(store: RunStore) -> Path:
     The page needs no network and no server: style and script are inside, pictures are linked relative to it.
 
     Args:
-        store: the run; `metrics.json` is shown if there is one.
+        store: the run; `metrics.json` is shown if there is one, and `audit.json` if it is of all its records.
 
     Returns:
         Path of the page.
@@ -54,13 +60,19 @@ def write_report(store: RunStore) -> Path:
     draw_pictures(store, [record.id for record in records])
     config = yaml.safe_dump(store.config, sort_keys=False, allow_unicode=True)
     _write(store.folder / REPRODUCE, f"# The configuration of this run, for explain.py generate --config\n{config}")
+    audit = _audit(store, records)
     again = store.folder.with_name(f"{store.folder.resolve().name}-again")
     arguments = ["--config", str(store.folder / REPRODUCE), "--output_dir", str(again)]
     return _write_page(
         store.folder / "report.html",
         {store.folder.resolve().name: store},
         [records],
-        tables=[*_tables_of_run(_metrics(store)), Table("Settings", (), list(flatten(store.settings).items()))],
+        tables=[
+            *_tables_of_run(_metrics(store)),
+            *_tables_of_audit(audit),
+            Table("Settings", (), list(flatten(store.settings).items())),
+        ],
+        verdicts=_verdicts(audit),
         reproduce={"command": f"python explain.py generate {shlex.join(arguments)}", "config": config},
     )
 
@@ -108,6 +120,7 @@ def _write_page(
     stores: dict[str, RunStore],
     records: list[list[Record]],
     tables: list[Table],
+    verdicts: dict[str, str] | None = None,
     reproduce: dict[str, str] | None = None,
 ) -> Path:
     """Render the page of runs by name, which have the same images in the same order."""
@@ -128,6 +141,7 @@ def _write_page(
         outcomes=sorted({image["outcome"] for image in images}),
         summaries=[_summary(found) for found in records],
         tables=[table for table in tables if table.rows],
+        verdicts=verdicts or {},
         reproduce=reproduce,
         ramp=["#{:02x}{:02x}{:02x}".format(*colour) for colour in RAMP],
     )
@@ -178,6 +192,41 @@ def _tables_of_run(metrics: dict[str, Any]) -> list[Table]:
         Table("Metrics", _METRIC_HEADS, measured),
         Table("Directions", ("direction", *heads), rows),
         Table("Status", ("status", "images"), list(metrics.get("status", {}).items())),
+    ]
+
+
+def _audit(store: RunStore, records: list[Record]) -> dict[str, Any]:
+    """What `ace.audit` found, unless images have been explained since."""
+    path = store.folder / "audit.json"
+    audit = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    counts = sum(record.explained for record in records), sum(record.flipped for record in records)
+    return audit if (audit.get("images"), audit.get("n")) == counts else {}
+
+
+def _verdicts(audit: dict[str, Any]) -> dict[str, str]:
+    largest = list(audit.get("directions", {}).items())[:_VERDICTS]
+    found = {name: direction["verdict"] for name, direction in largest}
+    return found | ({"all directions": audit["verdict"]} if audit.get("verdict") else {})
+
+
+def _tables_of_audit(audit: dict[str, Any]) -> list[Table]:
+    changes = [
+        (
+            f"{name}: {attribute}",
+            f"{change['share']:.0%}",
+            "{:.0%} to {:.0%}".format(*change["interval"]),
+            *(change[head] for head in ("appeared", "went", "without_query")),
+        )
+        for name, direction in audit.get("directions", {}).items()
+        for attribute, change in direction["changes"].items()
+    ]
+    correlations = [
+        (name, row["originals"], _interval(row["interval"]), row["changes"], row["with_query"], row["in_data"])
+        for name, row in audit.get("correlations", {}).items()
+    ]
+    return [
+        Table("Attributes that change", _CHANGE_HEADS, changes),
+        Table("Correlations of attributes", _CORRELATION_HEADS, correlations),
     ]
 
 

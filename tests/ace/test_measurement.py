@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ace import measurement
-from ace.measurement import Measurement, bootstrap, measure_mean
+from ace.measurement import Measurement, bootstrap, measure_mean, wilson
 
 
 def test_the_interval_of_a_share_is_that_of_the_normal_approximation():
@@ -59,3 +59,25 @@ def test_a_mean_knows_its_images_and_convention():
 
 def test_of_no_images_there_is_no_mean():
     assert measure_mean(torch.empty(0), "flipped") is None
+
+
+def test_a_statistic_of_several_numbers_has_an_interval_for_each():
+    rows = torch.randn(50, 3, generator=torch.Generator().manual_seed(1)).double()
+    lows, highs = bootstrap(rows, lambda drawn: drawn.mean(0))
+    for column, interval in enumerate(zip(lows, highs, strict=True)):
+        assert interval == pytest.approx(bootstrap(rows, lambda drawn, column=column: drawn[:, column].mean()))
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 10), (5, 10), (1, 3), (30, 100), (100, 100)])
+def test_wilson_s_interval_ends_where_the_share_is_just_not_refused(count, n):
+    low, high = wilson(count, n)
+    assert 0 <= low <= count / n <= high <= 1
+    for end in {low, high} - {0.0, 1.0}:
+        assert abs(count / n - end) == pytest.approx(1.96 * (end * (1 - end) / n) ** 0.5, rel=1e-4)
+    assert low == pytest.approx(1 - wilson(n - count, n)[1])
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 0), (3, 2), (-1, 2)])
+def test_what_is_no_share_has_no_interval(count, n):
+    with pytest.raises(ValueError, match=f"{count} of {n} is no share"):
+        wilson(count, n)

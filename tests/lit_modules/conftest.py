@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+import yaml
 from lightning import Trainer
 
 import explain
@@ -94,3 +95,10 @@ def stored(run, kind):
     """The images of a run, in the order of its records."""
     paths = [run / "images" / kind / f"{record.id}.png" for record in RunStore.open(run).records()]
     return torch.stack([from_uint8(load_png(path)) for path in paths])
+
+
+def change_config(run, change):
+    """Change the configuration that a run stores."""
+    content = yaml.safe_load((run / "config.yaml").read_text())
+    change(content["config"])
+    (run / "config.yaml").write_text(yaml.safe_dump(content))

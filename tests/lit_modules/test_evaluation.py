@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-import yaml
 from torchvision.models import alexnet
 
 import explain
@@ -18,15 +17,9 @@ from ace.run_store import RunStore
 from datamodules.avatar_faces import ATTRIBUTES
 from datamodules.avatars import AvatarsDataset
 from tests.conftest import records
-from tests.lit_modules.conftest import JUDGED, TRAIN_SIZE, evaluate, refusal, stored
+from tests.lit_modules.conftest import JUDGED, TRAIN_SIZE, change_config, evaluate, refusal, stored
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def change_config(run, change):
-    content = yaml.safe_load((run / "config.yaml").read_text())
-    change(content["config"])
-    (run / "config.yaml").write_text(yaml.safe_dump(content))
 
 
 @torch.no_grad()

@@ -162,6 +162,26 @@ def test_metrics_are_shown_with_all_that_is_known_of_them(store):
     assert page.row("status", 4) == ["status", "images", "flipped", "3"]
 
 
+def test_an_audit_is_shown_while_it_is_of_all_images(store):
+    change = {"appeared": 0, "went": 1, "share": 1.0, "interval": [0.2065, 1.0], "without_query": None}
+    direction = {"images": 1, "n": 1, "changes": {"<i>hat": change}, "verdict": "'<i>hat' changes in 100%"}
+    row = {"originals": 0.12345, "interval": [0.1, 0.25], "changes": None, "with_query": None, "in_data": -0.5}
+    audit = {"images": 2, "n": 1, "verdict": "in 2 originals", "correlations": {"hat": row}}
+    audit["directions"] = {f"cat -> {k}": direction for k in range(9)}
+    store.write_json("audit.json", audit)
+    page = Page(write_report(store))
+    for place in range(8):
+        assert ("dt", f"Audit, cat -> {place}") in page.text
+    assert ("dt", "Audit, cat -> 8") not in page.text, "eight are enough"
+    assert ("dd", "'<i>hat' changes in 100%") in page.text
+    assert page.text[page.text.index(("dt", "Audit, all directions")) + 1] == ("dd", "in 2 originals")
+    assert page.row("cat -> 8: <i>hat", 6) == ["cat -> 8: <i>hat", "100%", "21% to 100%", "0", "1", "—"]
+    assert page.row("hat", 6) == ["hat", "0.1235", "0.1 to 0.25", "—", "—", "-0.5"]
+
+    store.add(explained("d"), {})
+    assert "Audit" not in "".join(text for tag, text in Page(write_report(store)).text if tag == "dt"), "out of date"
+
+
 def test_settings_and_the_way_to_reproduce_are_shown(store):
     page = Page(write_report(store))
     assert page.row("attack.steps", 2) == ["attack.steps", "25"]
