@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -18,7 +16,8 @@ from ace.attacks import PGD, Attack
 from ace.decision import AwayFrom, Decision
 from ace.diffusion_filter import DiffusionFilter
 from ace.explanation import Explanation, failure, query_facts
-from ace.images import as_saved, to_uint8
+from ace.images import as_saved
+from ace.inputs import check_call, content_ids
 from ace.memory import peak_memory
 from ace.noise import draw, generator
 from ace.objective import Classifier, Distance, Objective, logits_of
@@ -184,7 +183,7 @@ class CounterfactualExplainer:
         allowed: Tensor | None = None,
     ) -> None:
         """Queue images for `advance`; arguments as in `explain`. The first images are used to check the networks."""
-        _check_call(images, targets=targets, labels=labels, ids=ids, allowed=allowed)
+        check_call(images, targets=targets, labels=labels, ids=ids, allowed=allowed)
         classes = len(self.decision.class_names)
         if targets is not None and not bool(((targets >= 0) & (targets < classes)).all()):
             raise ValueError(f"targets must be classes from 0 to {classes - 1}, got {targets.tolist()}")
@@ -369,29 +368,3 @@ class CounterfactualExplainer:
             padded = [torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) for rows in chunk]
             outputs.append([values[:count] for values in function(*padded)])
         return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
-
-
-def content_ids(images: Tensor) -> list[str]:
-    """Identities of images that have no name: a hash of their 8-bit content, numbered where it is repeated."""
-    hashes = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in to_uint8(images)]
-    counts = [hashes[:row].count(name) for row, name in enumerate(hashes)]
-    return [f"{name}-{count + 1}" if count else name for name, count in zip(hashes, counts, strict=True)]
-
-
-def _check_call(images: Tensor, **given: Tensor | Sequence[str] | None) -> None:
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError("gradients do not exist in inference mode: set the trainer's inference_mode to false")
-    if images.ndim != 4 or not images.is_floating_point():
-        raise ValueError(
-            f"images must be a float tensor of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}"
-        )
-    if not bool(((images >= 0) & (images <= 1)).all()):
-        grey_levels = images.min() >= 0 and images.max() > 50  # no normalisation leads there
-        remedy = "divide them by 255" if grey_levels else "undo the normalisation, it belongs in the classifier"
-        raise ValueError(f"images must lie in [0, 1], these lie in [{images.min():.3g}, {images.max():.3g}]: {remedy}")
-    for name, values in given.items():
-        if values is not None and len(values) != len(images):
-            raise ValueError(f"{len(values)} {name} were given for {len(images)} images")
-    repeated = [id for id, count in Counter(given["ids"] or ()).items() if count > 1]
-    if repeated:
-        raise ValueError(f"ids must be unique, {repeated[0]!r} is given more than once")

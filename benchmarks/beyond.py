@@ -20,6 +20,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ace.run_store import RunStore
+
 ROOT = Path(__file__).parents[1]
 AVATARS = ["--config=configs/avatars/explain.yaml"]
 DIGITS = "outputs/beyond/networks"
@@ -82,7 +84,8 @@ def measure(subject: str, variant: str, options: argparse.Namespace) -> dict[str
         run = options.folder / subject / variant.replace(" ", "_") / str(seed)
         arguments = [*SUBJECTS[subject], *VARIANTS[variant], f"--model.seed={seed}", f"--output_dir={run}"]
         quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
-        explain("generate", *arguments, f"--data.num_images={options.images}", *quiet)
+        if not run.exists() or len(RunStore.open(run).finished_ids()) < options.images:
+            explain("generate", *arguments, f"--data.num_images={options.images}", *quiet)
         explain("evaluate", str(run), *judges(subject), "--splits=5", f"--min_images={options.images // 4}")
         metrics = json.loads((run / "metrics.json").read_text())["metrics"]
         values = {name: measured["value"] for name, measured in metrics.items()}

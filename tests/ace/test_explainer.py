@@ -28,8 +28,8 @@ from ace import (
     ToClass,
     Untargeted,
 )
-from ace.explainer import content_ids
 from ace.images import as_saved
+from ace.inputs import content_ids
 
 FIVE = ClassDecision(list("abcde"))
 STEPS, ITERATIONS = 2, 3
