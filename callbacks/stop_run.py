@@ -22,7 +22,7 @@ WAIT_FOR_OTHERS = 60  # seconds that the processes which this one has started ge
 class StopRun(Callback):
     """On SIGTERM or ctrl-C finish the iteration in hand, drop the images under way, and say how to go on.
 
-    What is finished is written before. A second signal takes effect at once. The processes that this one has started
+    What is finished is written first. A second signal takes effect at once. The processes that this one has started
     stop with it; one that has lost the process that started it stops too, lest it write beside the next run.
 
     Args:
