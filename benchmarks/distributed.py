@@ -17,10 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
-from ace.run_store import RunStore
+from callbacks.counterfactual_writer import CounterfactualWriter
 from lit_modules import commands
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(f"run folder: {share_of_writing(Path(folder), options):.2%} of the time of a run")
+        print(f"waiting for the run folder: {share_of_writing(Path(folder), options):.2%} of the time of a run")
         ways = {"one process": (1, 1), "two processes": (1, 2), "two runs of one process": (2, 1)}
         times: dict[str, list[float]] = {name: [] for name in ways}
         for repeat in range(options.repeats):
@@ -64,15 +65,19 @@ def arguments(folder: Path, images: int, options: argparse.Namespace) -> list[st
 
 
 def share_of_writing(folder: Path, options: argparse.Namespace) -> float:
-    """Time in `RunStore.add`, as a share of the time between the first image's entry and the last record."""
-    spent, add = [], RunStore.add
+    """Time that a run waits for its writer, as a share of the time between the first image's entry and the last one."""
+    spent = []
 
-    def timed(*call: object) -> None:
-        started = time.perf_counter()
-        add(*call)
-        spent.append(time.perf_counter() - started)
+    def timed(hook: Callable) -> Callable:
+        def wrapped(*call: object) -> None:
+            started = time.perf_counter()
+            hook(*call)
+            spent.append(time.perf_counter() - started)
 
-    with patch.object(RunStore, "add", timed):
+        return wrapped
+
+    hooks = ("on_predict_batch_end", "on_predict_end")
+    with patch.multiple(CounterfactualWriter, **{name: timed(getattr(CounterfactualWriter, name)) for name in hooks}):
         store = commands.generate(arguments(folder / "alone", options.images // 2, options)[1:])
     return sum(spent) / (sum(spent) + sum(record.seconds for record in store.records()))
 

@@ -1,31 +1,45 @@
-"""Write explanations into the run folder as they are finished."""
+"""Write explanations into the run folder as they are finished, while the next ones are made."""
 
 from __future__ import annotations
 
+import warnings
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from ace.explanation import Explanation
 from ace.images import to_uint8
-from ace.record import Record
+from ace.record import Record, WriteError
 from ace.run_store import RunStore
+
+PENDING = 64  # explanations that may wait for the disk: 0.7 MB each at 256x256
 
 _SHARED = {field.name for field in fields(Record)} & {field.name for field in fields(Explanation)}
 
 
 class CounterfactualWriter(Callback):
-    """Stores each explanation's images and record.
+    """Stores each explanation's images and record, in their order, in a thread: the device does not wait for the disk.
+
+    The run waits when `PENDING` are not written yet, and, however it ends, until all are. What goes wrong with one is
+    raised in the run, after the next iteration at the latest; the others are written nevertheless.
 
     Args:
-        store: the run folder.
+        store: the run folder; during the run nothing else adds to it.
         seed: the run's seed, for the records.
     """
 
     def __init__(self, store: RunStore, seed: int) -> None:
         self.store, self.seed = store, seed
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
+        self._pending: deque[Future[None]] = deque()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.explainer.pool.listeners.append(lambda: self._settle(PENDING))
 
     def on_predict_batch_end(
         self,
@@ -37,11 +51,42 @@ class CounterfactualWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         for explanation in outputs:
-            write_explanation(self.store, explanation, self.seed)
+            self._settle(PENDING - 1)
+            # Converted here: what waits holds no memory of the device.
+            self._pending.append(self._thread.submit(self.store.add, *_as_stored(explanation, self.seed)))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.flush()
+        self._thread.shutdown()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write what is finished. Errors in that are told, not raised, lest they hide the one that ends the run."""
+        self._thread.shutdown()
+        errors = [error for future in self._pending if (error := future.exception())]
+        if errors and not isinstance(exception, WriteError):
+            warnings.warn(f"{len(errors)} finished images could not be stored: {errors[0]}", stacklevel=2)
+
+    def flush(self) -> None:
+        """Wait until all explanations are written.
+
+        Raises:
+            WriteError, ValueError: as for `RunStore.add`.
+        """
+        self._settle(0)
+
+    def _settle(self, most: int) -> None:
+        """Wait until at most so many explanations are pending; raise what went wrong with one that is not any more."""
+        while self._pending and (len(self._pending) > most or self._pending[0].done()):
+            self._pending.popleft().result()
 
 
 def write_explanation(store: RunStore, explanation: Explanation, seed: int) -> None:
     """Add one explanation to a run: its images, then its record."""
+    store.add(*_as_stored(explanation, seed))
+
+
+def _as_stored(explanation: Explanation, seed: int) -> tuple[Record, dict[str, np.ndarray]]:
+    """The record of an explanation and its images by kind, as `RunStore.add` takes them."""
     known = {name: getattr(explanation, name) for name in _SHARED}
     pictures = {
         "original": explanation.original,
@@ -49,5 +94,5 @@ def write_explanation(store: RunStore, explanation: Explanation, seed: int) -> N
         "counterfactual": explanation.counterfactual,
         "mask": None if explanation.mask is None else explanation.mask.float(),
     }
-    images = {kind: to_uint8(picture.cpu()) for kind, picture in pictures.items() if picture is not None}
-    store.add(Record(**known, flipped=explanation.flipped, seed=seed), images)
+    images = {kind: to_uint8(picture) for kind, picture in pictures.items() if picture is not None}
+    return Record(**known, flipped=explanation.flipped, seed=seed), images

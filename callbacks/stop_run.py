@@ -13,7 +13,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from ace.run_store import RunStore
+from callbacks.counterfactual_writer import CounterfactualWriter
 from callbacks.stop_signals import StopSignals
 
 WAIT_FOR_OTHERS = 60  # seconds that the processes which this one has started get to stop
@@ -22,16 +22,16 @@ WAIT_FOR_OTHERS = 60  # seconds that the processes which this one has started ge
 class StopRun(Callback):
     """On SIGTERM or ctrl-C finish the iteration in hand, drop the images under way, and say how to go on.
 
-    What is finished is in the run folder already. A second signal takes effect at once. The processes that this one has
-    started stop with it; one that has lost the process that started it stops too, lest it write beside the next run.
+    What is finished is written first. A second signal takes effect at once. The processes that this one has started
+    stop with it; one that has lost the process that started it stops too, lest it write beside the next run.
 
     Args:
-        store: the run folder.
+        writer: writes into the run folder.
         total: number of images of the run.
     """
 
-    def __init__(self, store: RunStore, total: int) -> None:
-        self.store, self.total = store, total
+    def __init__(self, writer: CounterfactualWriter, total: int) -> None:
+        self.writer, self.total = writer, total
         self._signals, self._parent = StopSignals(), os.getppid()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -68,7 +68,8 @@ class StopRun(Callback):
         if not self._signals.received and not orphaned:
             return
         _stop(getattr(trainer.strategy.launcher, "procs", []))
-        done = len(self.store.finished_ids())
+        self.writer.flush()
+        done = len(self.writer.store.finished_ids())
         rank_zero_info(f"Stopped with {done} of {self.total} images done: the same command goes on from there.")
         raise SystemExit(self._signals.exit_code)
 

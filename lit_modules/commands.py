@@ -57,8 +57,9 @@ def generate(args: list[str]) -> RunStore | None:
     with _locked(cli.config.output_dir) if trainer.is_global_zero else nullcontext():
         store, left = one_sentence(lambda: _open_store(cli, todo))
         progress = RunProgress(store, left)
-        # In this order: what is shown at the end is shown when the other processes have ended too.
-        trainer.callbacks += [CounterfactualWriter(store, cli.model.explainer.seed), StopRun(store, len(todo))]
+        # In this order: what is shown at the end is shown when all is written, and the other processes have ended too.
+        writer = CounterfactualWriter(store, cli.model.explainer.seed)
+        trainer.callbacks += [writer, StopRun(writer, len(todo))]
         trainer.callbacks += [ProgressLogger(progress)] + [CounterfactualProgress(progress)] * shows_bar
         log_config(trainer.loggers, store)
         remember_run(trainer.loggers, store)

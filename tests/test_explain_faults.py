@@ -1,5 +1,6 @@
 """What a run of explanations meets with: kills, signals, a second run, failing classifiers, files that mean harm."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -214,6 +215,28 @@ def test_a_folder_takes_one_run_at_a_time_and_a_dead_one_is_no_obstacle(undistur
     explain.main(command(folder))
     assert_equal(folder, undisturbed, SOME)
     assert not (folder / ".lock").exists()
+
+
+# --- a full disk
+
+
+def test_a_full_disk_ends_the_run_with_its_sentence_and_with_room_it_goes_on(
+    undisturbed, command, tmp_path, capsys, monkeypatch
+):
+    folder, fsync, left = tmp_path / "run", os.fsync, iter(range(40))
+
+    def fsync_while_there_is_room(descriptor):
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync_while_there_is_room)
+    text = refusal(capsys, command(folder))
+    assert re.search(r"error: \S+ cannot be written \(No space left on device\): free space on this disk, then", text)
+    assert 0 < len(records(folder)) < SOME
+    monkeypatch.undo()
+    explain.main(command(folder))
+    assert_equal(folder, undisturbed, SOME)
 
 
 # --- a classifier that fails

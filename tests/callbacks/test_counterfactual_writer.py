@@ -1,11 +1,19 @@
+import gc
+import threading
+import time
+import warnings
+import weakref
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from ace.explainer import Explanation
 from ace.images import load_png
-from ace.record import Record
+from ace.record import Record, WriteError, read_log
 from ace.run_store import RunStore
+from callbacks import counterfactual_writer
 from callbacks.counterfactual_writer import CounterfactualWriter, write_explanation
 
 
@@ -72,16 +80,151 @@ def test_a_skipped_image_keeps_its_original_and_its_reason(store):
     assert (record.status, record.prediction, record.p_after, record.flipped) == ("skipped: already so", 1, None, False)
 
 
-def test_the_callback_writes_what_is_finished_at_once(store):
-    writer = CounterfactualWriter(store, seed=7)
+@pytest.fixture
+def gate(monkeypatch):
+    """Holds up whatever is to be written until it is set."""
+    gate, add = threading.Event(), RunStore.add
+
+    def add_behind_gate(*arguments):
+        assert gate.wait(30)
+        add(*arguments)
+
+    monkeypatch.setattr(RunStore, "add", add_behind_gate)
+    yield gate
+    gate.set()
+
+
+@pytest.fixture
+def writer(store):
+    return CounterfactualWriter(store, seed=7)
+
+
+@pytest.fixture
+def listener(writer):
+    """What the attack calls after each iteration."""
+    pool = SimpleNamespace(listeners=[])
+    writer.on_predict_start(None, SimpleNamespace(explainer=SimpleNamespace(pool=pool)))
+    [listener] = pool.listeners
+    return listener
+
+
+def finish(writer, *names):
+    writer.on_predict_batch_end(None, None, [explained(name, True) for name in names], None, 0)
+
+
+def open_soon(gate):
+    threading.Timer(0.2, gate.set).start()
+
+
+def written(store):
+    """Ids in the order in which they were written."""
+    return [values["id"] for log in store.logs() for values, _ in read_log(log)]
+
+
+def test_the_callback_writes_the_outcomes_of_all_batches_in_their_order(store, writer):
     skipped, failed = (Explanation(name, picture(10), f"{name}: why") for name in ("skipped", "failed"))
-    batches = [[skipped], [explained("a", True), failed], [], [explained("b", False), explained("c", True)]]
+    batches = [[skipped], [explained("c", True), failed], [], [explained("b", False), explained("a", True)]]
     for index, outputs in enumerate(batches):
         writer.on_predict_batch_end(None, None, outputs, None, index)
-        assert len(store.records()) == sum(map(len, batches[: index + 1])), "a record must not wait"
+    writer.on_predict_end(None, None)
+    assert written(store) == ["skipped", "c", "failed", "b", "a"]
     assert {record.id: record.flipped for record in store.records() if record.explained} == {
         "a": True,
         "b": False,
         "c": True,
     }
     assert {record.seed for record in store.records()} == {7}
+
+
+def test_the_run_goes_on_while_its_explanations_are_written(store, writer, listener, gate):
+    finish(writer, "a", "b")
+    listener()
+    assert written(store) == []
+    gate.set()
+    writer.flush()
+    assert written(store) == ["a", "b"]
+
+
+def test_what_waits_holds_no_tensors(writer, gate):
+    explanation = explained("a", True)
+    tensors = [weakref.ref(value) for value in vars(explanation).values() if isinstance(value, torch.Tensor)]
+    writer.on_predict_batch_end(None, None, [explanation], None, 0)
+    del explanation
+    gc.collect()
+    assert len(tensors) == 4
+    assert not any(tensor() is not None for tensor in tensors)
+
+
+def test_the_run_waits_when_many_explanations_do(store, writer, gate, monkeypatch):
+    monkeypatch.setattr(counterfactual_writer, "PENDING", 2)
+    finish(writer, "a", "b")
+    assert written(store) == []
+    open_soon(gate)
+    for count, name in enumerate("cdef", start=3):
+        finish(writer, name)
+        assert len(written(store)) >= count - 2
+    writer.flush()
+    assert written(store) == list("abcdef")
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda writer: writer.on_predict_end(None, None),
+        lambda writer: writer.on_exception(None, None, SystemExit(143)),
+        CounterfactualWriter.flush,
+    ],
+    ids=["end", "exception", "flush"],
+)
+@pytest.mark.filterwarnings("error")
+def test_however_the_run_ends_all_is_written_before(end, store, writer, gate):
+    finish(writer, "a", "b", "c")
+    open_soon(gate)
+    end(writer)
+    assert written(store) == ["a", "b", "c"]
+
+
+@pytest.fixture
+def failing(store, writer, listener):
+    """A writer that cannot write one of three images, which the run does not know yet."""
+    store.image_path("mask", "b").mkdir(parents=True)
+    finish(writer, "a", "b", "c")
+    return writer
+
+
+REFUSED = r"mask/b\.png cannot be written \(Is a directory\)"
+
+
+def test_an_iteration_ends_the_run_that_cannot_write_and_the_other_images_are_written(store, failing, listener):
+    def iterate():
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            listener()
+
+    with pytest.raises(WriteError, match=REFUSED) as error:
+        iterate()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        failing.on_exception(None, None, error.value)
+    assert written(store) == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        lambda writer: writer.on_predict_end(None, None),
+        lambda writer: finish(writer, *"defg"),
+        CounterfactualWriter.flush,
+    ],
+    ids=["end", "batch", "flush"],
+)
+def test_the_run_that_cannot_write_ends_with_the_reason(hook, failing, monkeypatch):
+    monkeypatch.setattr(counterfactual_writer, "PENDING", 2)
+    with pytest.raises(WriteError, match=REFUSED):
+        hook(failing)
+
+
+def test_a_run_that_ends_by_another_error_tells_what_could_not_be_written(store, failing):
+    with pytest.warns(UserWarning, match=f"1 finished images could not be stored: .*{REFUSED}"):
+        failing.on_exception(None, None, RuntimeError())
+    assert written(store) == ["a", "c"]

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from ace.explanation import Explanation
 from ace.record import Record
 from ace.run_store import RunStore
 from callbacks import stop_run
+from callbacks.counterfactual_writer import CounterfactualWriter
 from callbacks.stop_run import StopRun
 from callbacks.stop_signals import StopSignals
 
@@ -39,7 +41,7 @@ def stop(before, trainer, pool, tmp_path):
     """The callback at work in a run of which one image of three is done."""
     store = RunStore.create(tmp_path / "run", {}, {})
     store.add(Record(id="a", seed=0, status="not_flipped"), {})
-    callback = StopRun(store, 3)
+    callback = StopRun(CounterfactualWriter(store, seed=0), 3)
     callback.on_predict_start(trainer, SimpleNamespace(explainer=SimpleNamespace(pool=pool)))
     yield callback
     callback.on_exception(trainer, None, None)
@@ -117,6 +119,17 @@ def test_it_stops_after_the_iteration_in_hand_and_says_how_to_go_on(number, stop
     assert "Stopped with 1 of 3 images done: the same command goes on from there." in caplog.text
     with pytest.raises(SystemExit):
         stop.on_predict_batch_start(trainer, None, None, 1)
+
+
+def test_what_is_finished_is_written_and_counted_before_it_stops(stop, pool, caplog, monkeypatch):
+    add = RunStore.add
+    monkeypatch.setattr(RunStore, "add", lambda *arguments: time.sleep(0.1) or add(*arguments))
+    finished = [Explanation(name, None, "skipped: why") for name in ("b", "c")]
+    stop.writer.on_predict_batch_end(None, None, finished, None, 0)
+    told(signal.SIGTERM)
+    with caplog.at_level("INFO"), pytest.raises(SystemExit):
+        pool.listeners[0]()
+    assert "Stopped with 3 of 3 images done" in caplog.text
 
 
 def test_the_handlers_are_put_back_after_the_wait(before, stop, trainer, barrier):
