@@ -13,7 +13,7 @@ from ace.noise import draw, generator
 if TYPE_CHECKING:
     from ace.explainer import CounterfactualExplainer
 
-_PROBE_IMAGES = 8
+PROBE_IMAGES = 8
 
 
 class UnfitNetworkError(ValueError):
@@ -111,7 +111,7 @@ def check_images(explainer: CounterfactualExplainer, images: Tensor, ids: list[s
     Warns:
         UserWarning: outputs that look like probabilities, or most decisions do not survive the filter.
     """
-    images, ids = images[:_PROBE_IMAGES], ids[:_PROBE_IMAGES]
+    images, ids = images[:PROBE_IMAGES], ids[:PROBE_IMAGES]
     with torch.no_grad():
         logits = explainer.classifier(images).float()
     _check_logits(logits)
