@@ -71,10 +71,15 @@ class Workload:
     images: int | None = None
     fixed_shape: bool = True
 
+    @property
+    def has_segments(self) -> bool:
+        """Whether the attack has them; fewer passes are kept whole, and segments cost no time but for the checks."""
+        return self.passes is None or self.passes == self.steps
+
     def bytes(self, slots: int, segments: int, spare: float = 0.0) -> int:
         """Most memory at a time, beside the weights; ``spare`` steps of the filter are added to those that are kept."""
         longest = max(stop - start for start, stop in segment_bounds(self.steps, segments))
-        kept = longest if self.passes is None or self.passes == self.steps else self.passes
+        kept = longest if self.has_segments else self.passes
         rows = fixed_batch(slots) if self.fixed_shape else slots
         # Before the attack a few images go through the whole filter, see `ace.preflight.check_images`.
         stages = ((rows, kept), (min(slots, PROBE_IMAGES), longest))
@@ -128,7 +133,7 @@ def choose_plan(
     """
     kind = DEVICES["cuda" if device == "cuda" else "cpu"]
     most = slots or min(kind.most, work.images or kind.most)
-    enough = slots or min(most, math.ceil(kind.full / work.pixels))
+    enough = min(most, math.ceil(kind.full / work.pixels)) if work.has_segments and not slots else most
 
     def fitting(segments: int) -> int:
         allowed = [slots] if slots else range(most, 0, -1)
@@ -181,7 +186,7 @@ def measure(diffusion_filter: DiffusionFilter, classifier: Classifier, images: T
     index = diffusion_filter.steps - 1
 
     def kept(function: Callable[[Tensor], Tensor]) -> Kept:
-        one, two = (_kept_bytes(function, images[:count], known) for count in (1, 2))
+        one, two = (_kept_bytes(function, images[:count].clone(), known) for count in (1, 2))
         return Kept(once=max(0, 2 * one - two), image=two - one)
 
     return kept(lambda x: diffusion_filter.p_sample(x, index, torch.zeros_like(x))), kept(classifier)
@@ -197,6 +202,6 @@ def _kept_bytes(function: Callable[[Tensor], Tensor], images: Tensor, known: set
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = function(images.detach().requires_grad_())
+        output = function(images.requires_grad_())
     del output  # until here it has kept all storages alive, each at its own place
     return sum(size for place, size in found.items() if place not in known)

@@ -30,7 +30,7 @@ class CounterfactualWriter(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the number of slots, if it was left open: with it the run goes on, and is repeated or refined."""
         method = self.store.config["model"]
-        if trainer.is_global_zero and method["slots"] is None:
+        if trainer.is_global_zero and method.get("slots") is None:
             method["slots"] = pl_module.explainer.slots
             self.store.write_config()
 
