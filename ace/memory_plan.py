@@ -156,9 +156,7 @@ def choose_plan(
     )
 
 
-def _reasons(
-    number: int, chosen: int, slots: int | None, most: int, limit: int, fits: dict[int, int]
-) -> Iterator[str]:
+def _reasons(number: int, chosen: int, slots: int | None, most: int, limit: int, fits: dict[int, int]) -> Iterator[str]:
     if not fits[chosen]:
         yield "not even that fits"
     elif slots:

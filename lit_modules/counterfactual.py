@@ -78,7 +78,9 @@ class LitCounterfactual(LightningModule):
         super().__init__()
         self.classifier = load_classifier(classifier)
         unet, scheduler = load_diffusion(diffusion)
-        self.diffusion_filter = DiffusionFilter(unet, scheduler, steps, respacing, stochastic, 1 if segments is None else segments)
+        self.diffusion_filter = DiffusionFilter(
+            unet, scheduler, steps, respacing, stochastic, 1 if segments is None else segments
+        )
         self.explainer = CounterfactualExplainer(
             self.classifier,
             decision_for(self.classifier, query),

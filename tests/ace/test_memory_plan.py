@@ -89,7 +89,7 @@ def gigabytes(slots, segments, device="cpu", **changes):
         ("cuda", gigabytes(3, 5, "cuda"), {}, (3, 5), "more do not fit; with fewer segments 2 fit"),
         ("cuda", gigabytes(9, 1, "cuda"), {"pixels": 64**2}, (25, 5), "more do not fit; with fewer segments 17 fit"),
         ("cuda", gigabytes(16, 1, "cuda", passes=1), {"passes": 1}, (22, 1), "more do not fit"),
-        ("cuda", gigabytes(4, 1, "cuda", passes=1), {"passes": 1}, (11, 5), "more do not fit; with fewer segments 7 fit"),
+        ("cuda", gigabytes(4, 1, "cuda", passes=1), {"passes": 1}, (11, 5), "more do not fit; with fewer segments 7 fit")
     ],
 )  # fmt: skip
 def test_of_what_fits_the_fastest_is_chosen(device, free, changes, expected, reason):
@@ -118,9 +118,10 @@ def test_what_is_given_is_kept(free, slots, segments, expected, fits):
 
 def test_a_plan_speaks_of_its_numbers():
     plan = choose_plan(work(), 20 * 2**30, "cuda")
-    assert str(plan) == (
-        "29 images at a time, segments 1 (more do not fit): needs 18 of 20 GiB that are free"
-    )  # fmt: skip
+    assert str(plan) == ("29 images at a time, segments 1 (more do not fit): needs 18 of 20 GiB that are free")
+
+
+TABLE = torch.ones(3, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_a_plan_speaks_of_its_numbers():
         (lambda x: x.exp(), Kept(0, 4 * PIXELS)),  # the result
         (lambda x: x.exp() + x.exp(), Kept(0, 8 * PIXELS)),
         (lambda x: x.exp().view(len(x), -1).sin().sum(1), Kept(0, 4 * PIXELS)),  # two views of one result
-        (lambda x, table=torch.ones(3, 16, 16): x * table, Kept(4 * PIXELS, 0)),
+        (lambda x: x * TABLE, Kept(4 * PIXELS, 0)),
         (lambda x: x + 1, Kept(0, 0)),
         (nn.Conv2d(3, 5, 3).requires_grad_(False), Kept(0, 4 * PIXELS)),  # the input, and the weights, which are there
         (lambda x: x.detach().exp(), Kept(0, 0)),
