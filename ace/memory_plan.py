@@ -31,7 +31,7 @@ class Device:
     spare: float
 
 
-# On a CPU one image keeps every core busy, and the holes of its heap took up to two steps, see docs/models.md. Of a GPU
+# On a CPU one image keeps every core busy, and the holes of its heap took up to two steps, see docs/distributed.md. Of a GPU
 # these are assumptions: matrix products of a UNet's largest layers are long enough from four images of 256x256.
 DEVICES = {"cpu": Device(most=16, full=1, spare=2.0), "cuda": Device(most=128, full=4 * 256**2, spare=1.0)}
 USABLE = 0.9  # of what is free: others use memory too

@@ -60,9 +60,12 @@ def test_what_a_plan_needs(changes, slots, segments, expected):
     assert work(**changes).bytes(slots, segments) == expected * MB
 
 
-def gigabytes(slots, segments, device="cpu", **changes):
+def enough_for(slots, segments, device="cpu", **changes):
     """Free memory that is just enough."""
     return work(**changes).bytes(slots, segments, DEVICES[device].spare) / USABLE + 1
+
+
+FEW = {"passes": 1}
 
 
 @pytest.mark.parametrize(
@@ -70,26 +73,26 @@ def gigabytes(slots, segments, device="cpu", **changes):
     [
         ("cpu", 1000 * 2**30, {}, (16, 1), "16 are the most"),
         ("cpu", 1000 * 2**30, {"images": 7}, (7, 1), "that is all"),
-        ("cpu", gigabytes(16, 1), {}, (16, 1), "16 are the most"),
-        ("cpu", gigabytes(16, 1) - 10, {}, (15, 1), "more do not fit"),
-        ("cpu", gigabytes(16, 1) - 10, {"fixed_shape": True}, (12, 1), "more do not fit"),
-        ("cpu", gigabytes(3, 1), {"fixed_shape": True}, (1, 1), "more do not fit"),
-        ("cpu", gigabytes(1, 1), {}, (1, 1), "more do not fit"),  # on a CPU a second one would make nothing faster
-        ("cpu", gigabytes(1, 1) - 10, {}, (1, 2), "more do not fit; with fewer segments none fit"),
-        ("cpu", gigabytes(1, 5), {}, (1, 5), "more do not fit; with fewer segments none fit"),
-        ("cpu", gigabytes(1, 5) - 10, {}, (1, 5), "not even that fits"),
+        ("cpu", enough_for(16, 1), {}, (16, 1), "16 are the most"),
+        ("cpu", enough_for(16, 1) - 10, {}, (15, 1), "more do not fit"),
+        ("cpu", enough_for(16, 1) - 10, {"fixed_shape": True}, (12, 1), "more do not fit"),
+        ("cpu", enough_for(3, 1), {"fixed_shape": True}, (1, 1), "more do not fit"),
+        ("cpu", enough_for(1, 1), {}, (1, 1), "more do not fit"),  # on a CPU a second one would make nothing faster
+        ("cpu", enough_for(1, 1) - 10, {}, (1, 2), "more do not fit; with fewer segments none fit"),
+        ("cpu", enough_for(1, 5), {}, (1, 5), "more do not fit; with fewer segments none fit"),
+        ("cpu", enough_for(1, 5) - 10, {}, (1, 5), "not even that fits"),
         ("cpu", 0, {}, (1, 5), "not even that fits"),
         ("cpu", 0, {"images": 1, "steps": 1}, (1, 1), "not even that fits"),
         ("cuda", 1000 * 2**30, {}, (128, 1), "128 are the most"),
-        ("cuda", gigabytes(9, 1, "cuda"), {}, (9, 1), "more do not fit"),
-        ("cuda", gigabytes(4, 1, "cuda"), {}, (4, 1), "more do not fit"),  # enough to keep a GPU busy
-        ("cuda", gigabytes(3, 1, "cuda"), {}, (4, 2), "more do not fit; with fewer segments 3 fit"),
-        ("cuda", gigabytes(3, 1, "cuda"), {"images": 3}, (3, 1), "that is all"),
-        ("cuda", gigabytes(4, 3, "cuda"), {}, (4, 3), "more do not fit; with fewer segments 3 fit"),
-        ("cuda", gigabytes(3, 5, "cuda"), {}, (3, 5), "more do not fit; with fewer segments 2 fit"),
-        ("cuda", gigabytes(9, 1, "cuda"), {"pixels": 64**2}, (25, 5), "more do not fit; with fewer segments 17 fit"),
-        ("cuda", gigabytes(16, 1, "cuda", passes=1), {"passes": 1}, (22, 1), "more do not fit"),
-        ("cuda", gigabytes(4, 1, "cuda", passes=1), {"passes": 1}, (11, 5), "more do not fit; with fewer segments 7 fit")
+        ("cuda", enough_for(9, 1, "cuda"), {}, (9, 1), "more do not fit"),
+        ("cuda", enough_for(4, 1, "cuda"), {}, (4, 1), "more do not fit"),  # enough to keep a GPU busy
+        ("cuda", enough_for(3, 1, "cuda"), {}, (4, 2), "more do not fit; with fewer segments 3 fit"),
+        ("cuda", enough_for(3, 1, "cuda"), {"images": 3}, (3, 1), "that is all"),
+        ("cuda", enough_for(4, 3, "cuda"), {}, (4, 3), "more do not fit; with fewer segments 3 fit"),
+        ("cuda", enough_for(3, 5, "cuda"), {}, (3, 5), "more do not fit; with fewer segments 2 fit"),
+        ("cuda", enough_for(9, 1, "cuda"), {"pixels": 64**2}, (25, 5), "more do not fit; with fewer segments 17 fit"),
+        ("cuda", enough_for(16, 1, "cuda", passes=1), FEW, (22, 1), "more do not fit"),
+        ("cuda", enough_for(4, 1, "cuda", passes=1), FEW, (11, 5), "more do not fit; with fewer segments 7 fit"),
     ],
 )  # fmt: skip
 def test_of_what_fits_the_fastest_is_chosen(device, free, changes, expected, reason):
@@ -103,10 +106,10 @@ def test_of_what_fits_the_fastest_is_chosen(device, free, changes, expected, rea
     ("free", "slots", "segments", "expected", "fits"),
     [
         (1000 * 2**30, 40, None, (40, 1), True),
-        (gigabytes(40, 2), 40, None, (40, 2), True),
-        (gigabytes(40, 5) - 10, 40, None, (40, 5), False),
+        (enough_for(40, 2), 40, None, (40, 2), True),
+        (enough_for(40, 5) - 10, 40, None, (40, 5), False),
         (1000 * 2**30, None, 5, (16, 5), True),
-        (gigabytes(7, 3), None, 3, (7, 3), True),
+        (enough_for(7, 3), None, 3, (7, 3), True),
         (0, None, 2, (1, 2), False),
         (0, 4, 2, (4, 2), False),
     ],
