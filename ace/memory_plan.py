@@ -31,8 +31,8 @@ class Device:
     spare: float
 
 
-# On a CPU one image keeps every core busy, and the holes of its heap took up to two steps, see docs/distributed.md. Of a GPU
-# these are assumptions: matrix products of a UNet's largest layers are long enough from four images of 256x256.
+# On a CPU one image takes no longer alone than in company, and the holes of the heap took up to two steps, see
+# docs/distributed.md. Of a GPU these are assumptions: four images of 256x256 make long matrix products.
 DEVICES = {"cpu": Device(most=16, full=1, spare=2.0), "cuda": Device(most=128, full=4 * 256**2, spare=1.0)}
 USABLE = 0.9  # of what is free: others use memory too
 
@@ -108,7 +108,7 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         return (
-            f"{self.slots} images at a time, segments {self.segments} ({self.reason}): needs "
+            f"slots {self.slots}, segments {self.segments} ({self.reason}): needs "
             f"{self.needed / 2**30:.2g} of {self.free / 2**30:.2g} GiB that are free"
         )
 
@@ -164,7 +164,7 @@ def _reasons(number: int, chosen: int, slots: int | None, most: int, limit: int,
     elif number < most:
         yield "more do not fit"
     else:
-        yield f"{limit} are the most" if most == limit else "that is all"
+        yield f"{limit} are the most" if most == limit else "there are no more images"
     if fits[chosen] and (less := fits.get(chosen - 1)) is not None:
         yield f"with fewer segments {less or 'none'} fit"
 
@@ -175,7 +175,7 @@ def measure(diffusion_filter: DiffusionFilter, classifier: Classifier, images: T
     Args:
         diffusion_filter: on the images' device.
         classifier: on the images' device.
-        images: any two, shape (2, C, H, W).
+        images: any two, shape (2, C, H, W); or one, if never more go through together: all is booked as its own then.
     """
     weights = [*diffusion_filter.parameters(), *diffusion_filter.buffers()]
     if isinstance(classifier, nn.Module):
@@ -184,8 +184,8 @@ def measure(diffusion_filter: DiffusionFilter, classifier: Classifier, images: T
     index = diffusion_filter.steps - 1
 
     def kept(function: Callable[[Tensor], Tensor]) -> Kept:
-        one, two = (_kept_bytes(function, images[:count].clone(), known) for count in (1, 2))
-        return Kept(once=max(0, 2 * one - two), image=two - one)
+        sizes = [_kept_bytes(function, images[: count + 1].clone(), known) for count in range(len(images))]
+        return Kept(once=max(0, 2 * sizes[0] - sizes[1]), image=sizes[1] - sizes[0]) if sizes[1:] else Kept(0, sizes[0])
 
     return kept(lambda x: diffusion_filter.p_sample(x, index, torch.zeros_like(x))), kept(classifier)
 

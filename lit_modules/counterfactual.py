@@ -127,7 +127,8 @@ class LitCounterfactual(LightningModule):
         device = trainer.strategy.root_device
         self.to(device)  # as Lightning is going to do
         with trainer.precision_plugin.predict_step_context():
-            images = torch.full((2, channels, height, width), 0.5, device=device)
+            # An exported program may take one image alone.
+            images = torch.full((1 if slots == 1 else 2, channels, height, width), 0.5, device=device)
             step, classifier = measure(self.diffusion_filter, self.classifier, images)
         work = Workload(
             step,

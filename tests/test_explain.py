@@ -206,7 +206,7 @@ def test_a_run_goes_on_with_the_slots_that_it_chose_and_so_to_the_same_bytes(arg
     log = folder / "records.rank0.jsonl"
     log.write_text(log.read_text().splitlines(keepends=True)[0])
     monkeypatch.setattr("lit_modules.counterfactual.free_memory", lambda device, processes: 30 * 2**20)
-    with caplog.at_level("INFO"), pytest.warns(UserWarning, match="the memory may not be enough: 5 images at a time"):
+    with caplog.at_level("INFO"), pytest.warns(UserWarning, match="the memory may not be enough: slots 5"):
         explain.main(arguments(folder, "--model.slots=null", num_images=5))
     assert pictures(folder) == pictures(whole)
     expected, found = records(whole), records(folder)

@@ -134,7 +134,7 @@ def test_two_processes_of_torchrun_give_the_bytes_of_one_though_the_second_is_la
     # Four images for each process, which make a batch of the same shape.
     process = start(command(folder, *ASKED, logger, "--model.slots=null"), 2, torchrun(2))
     assert process.wait(200) == 0, (tmp_path / "log.txt").read_text()
-    assert (tmp_path / "log.txt").read_text().count("Memory plan: 4 images at a time") == 1
+    assert (tmp_path / "log.txt").read_text().count("Memory plan: slots 4,") == 1
     assert done_by(folder, 0) + done_by(folder, 1) == IMAGES
     [logged] = (folder / "wandb").glob("offline-run-*")
     assert summary(logged)["progress/images"] == IMAGES, "one W&B run, of all processes"

@@ -72,7 +72,7 @@ FEW = {"passes": 1}
     ("device", "free", "changes", "expected", "reason"),
     [
         ("cpu", 1000 * 2**30, {}, (16, 1), "16 are the most"),
-        ("cpu", 1000 * 2**30, {"images": 7}, (7, 1), "that is all"),
+        ("cpu", 1000 * 2**30, {"images": 7}, (7, 1), "there are no more images"),
         ("cpu", enough_for(16, 1), {}, (16, 1), "16 are the most"),
         ("cpu", enough_for(16, 1) - 10, {}, (15, 1), "more do not fit"),
         ("cpu", enough_for(16, 1) - 10, {"fixed_shape": True}, (12, 1), "more do not fit"),
@@ -87,7 +87,7 @@ FEW = {"passes": 1}
         ("cuda", enough_for(9, 1, "cuda"), {}, (9, 1), "more do not fit"),
         ("cuda", enough_for(4, 1, "cuda"), {}, (4, 1), "more do not fit"),  # enough to keep a GPU busy
         ("cuda", enough_for(3, 1, "cuda"), {}, (4, 2), "more do not fit; with fewer segments 3 fit"),
-        ("cuda", enough_for(3, 1, "cuda"), {"images": 3}, (3, 1), "that is all"),
+        ("cuda", enough_for(3, 1, "cuda"), {"images": 3}, (3, 1), "there are no more images"),
         ("cuda", enough_for(4, 3, "cuda"), {}, (4, 3), "more do not fit; with fewer segments 3 fit"),
         ("cuda", enough_for(3, 5, "cuda"), {}, (3, 5), "more do not fit; with fewer segments 2 fit"),
         ("cuda", enough_for(9, 1, "cuda"), {"pixels": 64**2}, (25, 5), "more do not fit; with fewer segments 17 fit"),
@@ -121,7 +121,7 @@ def test_what_is_given_is_kept(free, slots, segments, expected, fits):
 
 def test_a_plan_speaks_of_its_numbers():
     plan = choose_plan(work(), 20 * 2**30, "cuda")
-    assert str(plan) == ("29 images at a time, segments 1 (more do not fit): needs 18 of 20 GiB that are free")
+    assert str(plan) == ("slots 29, segments 1 (more do not fit): needs 18 of 20 GiB that are free")
 
 
 TABLE = torch.ones(3, 16, 16)
@@ -142,6 +142,17 @@ TABLE = torch.ones(3, 16, 16)
 def test_what_autograd_keeps_is_counted_once_and_without_weights(classifier, expected, make_filter):
     _, kept = measure(make_filter(), classifier, torch.zeros(2, 3, 16, 16))
     assert kept == expected
+
+
+def test_one_image_alone_is_measured_as_a_whole(make_filter):
+    def of_one(images):
+        assert len(images) == 1
+        return images.exp() * TABLE
+
+    step, classifier = measure(make_filter(), of_one, torch.zeros(1, 3, 16, 16))
+    assert classifier == Kept(0, 8 * PIXELS)
+    both, _ = measure(make_filter(), brightness, torch.zeros(2, 3, 16, 16))
+    assert step == Kept(0, both.bytes(1))
 
 
 def test_copies_of_weights_in_a_lower_precision_are_kept_once(make_filter):

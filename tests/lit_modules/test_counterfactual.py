@@ -149,7 +149,8 @@ def test_slots_and_segments_left_open_are_chosen_before_the_images_come(make, pr
     assert module.explainer.slots == len(module.explainer.pool.queries) == data.batch_size == 3
     assert module.diffusion_filter.segments == 1
     assert re.search(
-        r"3 images at a time, segments 1 \(that is all\): needs \S+ of \S+ GiB .* --model.slots, --model.segments", said
+        r"slots 3, segments 1 \(there are no more images\): needs \S+ of \S+ GiB .* --model.slots, --model.segments",
+        said,
     )
 
 
@@ -168,7 +169,7 @@ def test_little_memory_takes_fewer_slots_then_more_segments(make, predict, monke
 def test_less_memory_than_for_one_image_warns_and_tries(make, predict, monkeypatch):
     monkeypatch.setattr(counterfactual, "free_memory", lambda device, processes: 1000)
     module = make()
-    with pytest.warns(UserWarning, match=r"may not be enough: 1 images at a time, segments 2 .*9.3e-07 GiB"):
+    with pytest.warns(UserWarning, match=r"may not be enough: slots 1, segments 2 .*9.3e-07 GiB"):
         predict(module, images=1)
     assert (module.explainer.slots, module.diffusion_filter.segments) == (1, 2)
 
@@ -189,7 +190,7 @@ def test_a_run_that_goes_on_keeps_its_slots(make, predict):
     module.kept_slots = 3
     _, [said] = predict(module, images=1)
     assert module.explainer.slots == 3
-    assert "with the slots that the run began with: 3 images at a time" in said
+    assert "with the slots that the run began with: slots 3" in said
 
 
 def test_without_a_data_module_images_are_taken_to_have_the_diffusion_models_size(make, loader, tmp_path):
