@@ -43,6 +43,11 @@ def filter_steps(steps: int | float, respacing: int) -> int:
     return int(count)
 
 
+def segment_bounds(steps: int, segments: int) -> list[tuple[int, int]]:
+    """First step of each segment, and the one behind its last."""
+    return list(pairwise(round(k * steps / segments) for k in range(segments + 1)))
+
+
 class DiffusionFilter(nn.Module):
     """F_tau of ACE (Jeanneret et al. 2023, section 3.2): the last ``steps`` of a ``respacing``-step DDPM chain.
 
@@ -121,7 +126,7 @@ class DiffusionFilter(nn.Module):
         if passes is not None and passes < self.steps:
             x = self._denoise(x, 0, passes - 1, noise)
             return self.p_mean_std(x, self.steps - passes).pred_x0 / 2 + 0.5
-        for start, stop in self._segment_bounds():
+        for start, stop in segment_bounds(self.steps, self.segments):
             if stop < self.steps and torch.is_grad_enabled() and x.requires_grad:
                 x = checkpoint(self._denoise, x, start, stop, noise, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -210,7 +215,3 @@ class DiffusionFilter(nn.Module):
             index = self.steps - 1 - position
             x = self.p_sample(x, index, noise[position + 1] if noise is not None and index else None)
         return x
-
-    def _segment_bounds(self) -> list[tuple[int, int]]:
-        edges = [round(k * self.steps / self.segments) for k in range(self.segments + 1)]
-        return list(pairwise(edges))

@@ -124,6 +124,12 @@ class CounterfactualExplainer:
             pool.clear()
         self._attacked, self._finished = [], []
 
+    def resize(self, slots: int) -> None:
+        """Go on with another number of slots; images under way begin anew."""
+        self.slots = slots
+        for pool in self._pools:
+            pool.resize(slots)
+
     @property
     def _pools(self) -> list[SlotPool]:
         return [self.pool] if self.repair_pool is self.pool else [self.pool, self.repair_pool]
@@ -273,9 +279,7 @@ class CounterfactualExplainer:
             "the filter's segments save memory too",
             stacklevel=4,
         )
-        self.slots //= 2
-        for pool in self._pools:
-            pool.shrink(self.slots)
+        self.resize(self.slots // 2)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

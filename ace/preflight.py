@@ -14,7 +14,7 @@ from ace.objective import logits_of
 if TYPE_CHECKING:
     from ace.explainer import CounterfactualExplainer
 
-_PROBE_IMAGES = 8
+PROBE_IMAGES = 8
 
 
 class UnfitNetworkError(ValueError):
@@ -112,7 +112,7 @@ def check_images(explainer: CounterfactualExplainer, images: Tensor, ids: list[s
     Warns:
         UserWarning: outputs that look like probabilities, or most decisions do not survive the filter.
     """
-    images, ids = images[:_PROBE_IMAGES], ids[:_PROBE_IMAGES]
+    images, ids = images[:PROBE_IMAGES], ids[:PROBE_IMAGES]
     with torch.no_grad():
         logits = logits_of(explainer.classifier, images)
     _check_logits(logits)

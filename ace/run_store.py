@@ -94,16 +94,7 @@ class RunStore:
         store = cls(folder, settings, config, rank)
         if rank == 0:
             _refuse_foreign_content(folder)
-            content = {
-                "settings": settings,
-                "config": config,
-                "versions": store.versions,
-                "settings_hash": _hash(settings),
-            }
-            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-            with writing(folder / "config.yaml"):
-                make_folder(folder)
-                write_whole(text.encode(), folder / "config.yaml")
+            store.write_config()
         return store
 
     @classmethod
@@ -124,6 +115,23 @@ class RunStore:
         if not isinstance(content, dict) or not {"settings", "config"} <= content.keys():
             raise ValueError(f"{path} is not the config.yaml of a run: give another folder")
         return cls(Path(folder), content["settings"], content["config"], versions=content.get("versions") or {})
+
+    def write_config(self) -> None:
+        """Write `config.yaml`; for rank 0.
+
+        Raises:
+            WriteError: the disk is full, or the folder cannot be written.
+        """
+        content = {
+            "settings": self.settings,
+            "config": self.config,
+            "versions": self.versions,
+            "settings_hash": _hash(self.settings),
+        }
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        with writing(self.folder / "config.yaml"):
+            make_folder(self.folder)
+            write_whole(text.encode(), self.folder / "config.yaml")
 
     @cached_property
     def settings_hash(self) -> str:

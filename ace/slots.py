@@ -125,8 +125,8 @@ class SlotPool:
         self.waiting.clear()
         self._finished = []
 
-    def shrink(self, slots: int) -> None:
-        """Go on with fewer slots: the images under way begin anew, ahead of those that wait."""
+    def resize(self, slots: int) -> None:
+        """Go on with another number of slots: the images under way begin anew, ahead of those that wait."""
         interrupted = [query for query in self.queries if query is not None]
         self.queries = [None] * slots
         for query in reversed(interrupted):

@@ -39,7 +39,12 @@ class CounterfactualWriter(Callback):
         self._pending: deque[Future[None]] = deque()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the number of slots, if it was left open: with it the run goes on, and is repeated or refined."""
         pl_module.explainer.pool.listeners.append(lambda: self._settle(PENDING))
+        method = self.store.config["model"]
+        if trainer.is_global_zero and method.get("slots") is None:
+            method["slots"] = pl_module.explainer.slots
+            self.store.write_config()
 
     def on_predict_batch_end(
         self,

@@ -27,6 +27,7 @@ from ace.versions import versions
 from callbacks.last_checkpoint import LastCheckpoint, last_checkpoint
 from callbacks.wandb_mode import never_prompt
 from callbacks.wandb_run import remembered_run
+from lit_modules.counterfactual import UNPLANNED
 
 TIMEOUT = timedelta(days=7)
 
@@ -136,7 +137,7 @@ class ExplainCLI(OutputCLI):
             default=64,
             help="Most images in the table of examples in Weights & Biases.",
         )
-        parser.link_arguments("model.slots", "data.init_args.batch_size")
+        parser.link_arguments("model.slots", "data.init_args.batch_size", compute_fn=lambda slots: slots or UNPLANNED)
 
     def before_instantiate_classes(self) -> None:
         """Go on with the run folder's W&B run, and let processes wait for the slowest at the end.

@@ -56,6 +56,7 @@ def generate(args: list[str]) -> RunStore | None:
         return None
     with _locked(cli.config.output_dir) if trainer.is_global_zero else nullcontext():
         store, left = one_sentence(lambda: _open_store(cli, todo))
+        cli.model.kept_slots = store.config["model"].get("slots")
         progress = RunProgress(store, left)
         # In this order: what is shown at the end is shown when all is written, and the other processes have ended too.
         writer = CounterfactualWriter(store, cli.model.explainer.seed)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from jsonargparse import lazy_instance
 from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from ace.attacks import PGD, Attack
@@ -15,6 +17,8 @@ from ace.diffusion_filter import DiffusionFilter
 from ace.explainer import CounterfactualExplainer
 from ace.explanation import Explanation
 from ace.images import from_uint8, load_png
+from ace.memory import free_memory
+from ace.memory_plan import MemoryPlan, Workload, choose_plan, measure
 from ace.models.foreign import ForeignClassifier, load_classifier
 from ace.models.unet import load_diffusion
 from ace.objective import Distance
@@ -24,6 +28,8 @@ from ace.targets import OtherSide, TargetPolicy
 
 # Arguments that concern memory and speed: runs that differ in them have the same results, up to rounding.
 MEMORY_ARGUMENTS = ("segments", "slots", "deterministic")
+# Slots until the plan is made: enough for the checks before it to see whether the networks take several images.
+UNPLANNED = 2
 
 
 class LitCounterfactual(LightningModule):
@@ -41,8 +47,9 @@ class LitCounterfactual(LightningModule):
         steps: tau: how many respaced steps the filter noises and denoises, or a fraction of them.
         respacing: number of steps that the diffusion chain is respaced to.
         stochastic: whether the filter and the refinement draw noise.
-        segments: memory of the gradient: 1 keeps everything, more recompute each segment of the chain once.
-        slots: number of images iterated together.
+        segments: memory of the gradient: 1 keeps everything, more recompute each segment of the chain once. None
+            chooses at the start, see `ace.memory_plan`.
+        slots: number of images iterated together. None chooses at the start.
         deterministic: same bytes for an image whatever its company, by a constant batch shape.
         seed: with an image's id it determines all of its noise.
         gradient_passes: UNet passes in each iteration of the attack, fewer than ``steps`` for a cheaper gradient, whose
@@ -55,6 +62,9 @@ class LitCounterfactual(LightningModule):
     Raises:
         FileNotFoundError: a network or a run is not there.
         ValueError: an argument is out of range, or they do not fit each other.
+
+    Attributes:
+        kept_slots: of a run that is continued: they take the place of a choice, since others would round differently.
     """
 
     def __init__(
@@ -69,8 +79,8 @@ class LitCounterfactual(LightningModule):
         steps: int | float = 5,
         respacing: int = 50,
         stochastic: bool = True,
-        segments: int = 1,
-        slots: int = 16,
+        segments: int | None = None,
+        slots: int | None = None,
         deterministic: bool = True,
         seed: int = 0,
         gradient_passes: int | None = None,
@@ -81,7 +91,9 @@ class LitCounterfactual(LightningModule):
         self.avoid = [RunStore.open(folder) for folder in avoid or ()]
         self.classifier = load_classifier(classifier)
         unet, scheduler = load_diffusion(diffusion)
-        self.diffusion_filter = DiffusionFilter(unet, scheduler, steps, respacing, stochastic, segments)
+        self.diffusion_filter = DiffusionFilter(
+            unet, scheduler, steps, respacing, stochastic, 1 if segments is None else segments
+        )
         self.explainer = CounterfactualExplainer(
             self.classifier,
             decision_for(self.classifier, query),
@@ -90,12 +102,60 @@ class LitCounterfactual(LightningModule):
             distance,
             refinement,
             policy,
-            slots,
+            UNPLANNED if slots is None else slots,
             deterministic,
             seed,
             gradient_passes,
             repairs,
         )
+        self._slots, self._segments = slots, segments
+        self.kept_slots: int | None = None
+
+    def setup(self, stage: str) -> None:
+        """Choose the slots and segments that are left open, before the data are: a batch fills the slots."""
+        if None not in (self._slots, self._segments):
+            return
+        kept = None if self._slots else self.trainer.strategy.broadcast(self.kept_slots)
+        plan = self._plan(self._slots or kept)
+        if plan.fits:
+            title = "Memory plan, with the slots that the run began with" if kept else "Memory plan"
+            rank_zero_info(f"{title}: {plan}. Others: --model.slots, --model.segments")
+        else:
+            rank_zero_warn(f"the memory may not be enough: {plan}; free some, or use smaller networks or images")
+        self.diffusion_filter.segments = plan.segments
+        self.explainer.resize(plan.slots)
+        if self.trainer.datamodule is not None:
+            self.trainer.datamodule.batch_size = plan.slots
+
+    def _plan(self, slots: int | None) -> MemoryPlan:
+        """The same in every process: of the memory counts the least that one of them has.
+
+        Raises:
+            ValueError: without a data module, a diffusion model that was made for images of any size.
+        """
+        trainer, data, config = self.trainer, self.trainer.datamodule, self.diffusion_filter.unet.config
+        channels, size = (config.in_channels, config.sample_size) if data is None else (data.channels, data.image_size)
+        if size is None:
+            raise ValueError("the diffusion model does not tell the size of its images: give slots and segments")
+        height, width = (size, size) if isinstance(size, int) else size
+        device = trainer.strategy.root_device
+        self.to(device)  # as Lightning is going to do
+        with trainer.precision_plugin.predict_step_context():
+            # An exported program may take one image alone.
+            images = torch.full((1 if slots == 1 else 2, channels, height, width), 0.5, device=device)
+            step, classifier = measure(self.diffusion_filter, self.classifier, images)
+        work = Workload(
+            step,
+            classifier,
+            self.diffusion_filter.steps,
+            self.explainer.repair_pool.objective.passes,
+            height * width,
+            None if data is None else math.ceil(len(data.predict_ids()) / trainer.world_size),
+            self.explainer.deterministic,
+        )
+        free = torch.tensor(free_memory(device, trainer.num_devices), device=device)
+        free = int(trainer.strategy.reduce(free, reduce_op="min"))
+        return choose_plan(work, free, device.type, slots, self._segments)
 
     def _labels(self, batch: dict[str, Any]) -> Tensor | None:
         """The labels of a batch in the classifier's terms; None where they are not known."""

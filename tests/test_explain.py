@@ -195,6 +195,29 @@ def test_a_run_stopped_while_it_writes_continues_to_the_same_bytes(finished, arg
     assert records(tmp_path / "run") == records(finished)
 
 
+def test_a_run_goes_on_with_the_slots_that_it_chose_and_so_to_the_same_bytes(arguments, tmp_path, monkeypatch, caplog):
+    def slots(folder):
+        return yaml.safe_load((folder / "config.yaml").read_text())["config"]["model"]["slots"]
+
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    explain.main(arguments(whole, "--model.slots=null", num_images=5))
+    assert slots(whole) == 5
+    shutil.copytree(whole, folder)
+    log = folder / "records.rank0.jsonl"
+    log.write_text(log.read_text().splitlines(keepends=True)[0])
+    monkeypatch.setattr("lit_modules.counterfactual.free_memory", lambda device, processes: 30 * 2**20)
+    with caplog.at_level("INFO"), pytest.warns(UserWarning, match="the memory may not be enough: slots 5"):
+        explain.main(arguments(folder, "--model.slots=null", num_images=5))
+    assert pictures(folder) == pictures(whole)
+    expected, found = records(whole), records(folder)
+    recomputed = [found[id].pop("unet_forwards") - record.pop("unet_forwards") for id, record in expected.items()]
+    assert sorted(recomputed) == [0] + [2] * 4, "in two segments, whose first is computed twice in each iteration"
+    assert found == expected
+    explain.main(["refine", str(folder), "--output_dir", str(tmp_path / "refined")])
+    assert pictures(tmp_path / "refined") == pictures(whole)
+    assert slots(folder) == slots(tmp_path / "refined") == 5
+
+
 def test_what_concerns_memory_and_speed_may_differ(copied, arguments):
     same = ("--data.num_workers=0", "--trainer.precision=32")
     explain.main(arguments(copied, "--model.slots=4", "--model.segments=2", *same))
