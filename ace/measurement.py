@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,6 +38,14 @@ def measure_mean(values: Tensor, subset: str, convention: str = "") -> Measureme
         return None
     values = values.detach().cpu().double()
     return Measurement(values.mean().item(), len(values), subset, bootstrap(values), convention)
+
+
+def share_interval(hits: int, count: int) -> tuple[float, float]:
+    """The 95 % score interval of a share (Wilson 1927): it has a width even where all of the images, or none, hit."""
+    z, share = 1.959964, hits / count
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor] | None = None) -> tuple[float, float]:

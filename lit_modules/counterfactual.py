@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from jsonargparse import lazy_instance
-from lightning import LightningModule
+from lightning import LightningDataModule, LightningModule
 from torch import Tensor
 
 from ace.attacks import PGD, Attack
@@ -44,6 +45,10 @@ class LitCounterfactual(LightningModule):
         seed: with an image's id it determines all of its noise.
         gradient_passes: UNet passes in each iteration of the attack, fewer than ``steps`` for a cheaper gradient, whose
             last estimate of x_0 stands for the rest of the chain; None for all.
+
+    Attributes:
+        explainer: the whole method.
+        make_explainer: makes one with another filter, attack, distance or refinement, for the same question.
     """
 
     def __init__(
@@ -68,28 +73,28 @@ class LitCounterfactual(LightningModule):
         self.classifier = load_classifier(classifier)
         unet, scheduler = load_diffusion(diffusion)
         self.diffusion_filter = DiffusionFilter(unet, scheduler, steps, respacing, stochastic, segments)
-        self.explainer = CounterfactualExplainer(
+        self.make_explainer = partial(
+            CounterfactualExplainer,
             self.classifier,
             decision_for(self.classifier, query),
-            self.diffusion_filter,
-            attack,
-            distance,
-            refinement,
-            policy,
-            slots,
-            deterministic,
-            seed,
-            gradient_passes,
+            policy=policy,
+            slots=slots,
+            deterministic=deterministic,
+            seed=seed,
+        )
+        self.explainer = self.make_explainer(
+            self.diffusion_filter, attack, distance, refinement, gradient_passes=gradient_passes
         )
 
-    def _labels(self, batch: dict[str, Any]) -> Tensor | None:
+    def labels(self, batch: dict[str, Any], data: LightningDataModule | None) -> Tensor | None:
         """The labels of a batch in the classifier's terms; None where they are not known."""
-        labels, data = batch.get("label"), self.trainer.datamodule
+        labels = batch.get("label")
         return labels if labels is None or data is None else relabel(labels, data.class_names, self.classifier)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Explanation]:
         """Explanations that are finished: of this batch or of earlier ones, the last batch gives all that are left."""
         skipped = [Explanation(id, None, f"skipped: {reason}") for id, reason in batch.get("unreadable", ())]
         if batch["id"]:
-            self.explainer.submit(batch["image"], labels=self._labels(batch), ids=batch["id"])
+            labels = self.labels(batch, self.trainer.datamodule)
+            self.explainer.submit(batch["image"], labels=labels, ids=batch["id"])
         return skipped + self.explainer.advance(drain=self.trainer.predict_loop.batch_progress.is_last_batch)
