@@ -45,7 +45,7 @@ def share_interval(hits: int, count: int) -> tuple[float, float]:
     z, share = 1.959964, hits / count
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return 0.0 if hits == 0 else centre - half, 1.0 if hits == count else centre + half
 
 
 def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor] | None = None) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shlex
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -61,8 +62,6 @@ class Options:
     search_images: int = 24
 
     def __post_init__(self) -> None:
-        if not self.budget > 0:
-            raise ValueError(f"budget must be positive (minutes), got {self.budget}")
         if not 0 < self.share <= 1:
             raise ValueError(f"share must be in (0, 1], got {self.share}")
         if self.taus is not None and not self.taus:
@@ -87,18 +86,23 @@ def calibrate(args: list[str]) -> Path:
     """Find tau, step, threshold and mask for your networks: prints a table, draws it and writes the YAML to use."""
     cli, options, out = one_sentence(lambda: _set_up(args))
     method, table = cli.plain_config(skip_none=False)["model"], Table()
-    budget, device = Budget(options.budget), cli.trainer.strategy.root_device
+    budget, device = one_sentence(lambda: Budget(options.budget)), cli.trainer.strategy.root_device
     cli.model.to(device)
     with cli.trainer.precision_plugin.forward_context():
-        queries = one_sentence(lambda: _queries(cli, options, device))
+        queries, make = one_sentence(lambda: _queries(cli, options, device)), _factory(cli.model, method)
         table.add(f"{len(queries)} images of {options.split} that have a target")
-        calibration = Calibration(_factory(cli.model, method), queries, options.search_images, budget)
+        calibration = one_sentence(lambda: Calibration(make, queries, options.search_images, budget))
         start = start_settings(cli.model, method)
         taus = sorted(options.taus or usual_taus(method["respacing"]))
         curve = _curve(calibration, start, taus, options.share, table)
         tau = one_sentence(lambda: largest_tau(curve, options.share))
         table.add(f"tau {tau}: the largest of these that keeps at least {options.share:.1%}")
         attacks = _search("attack", attack_names(start), calibration.attacks(replace(start, steps=tau)), table)
+        if not choose(attacks).outcome.flipped:
+            sys.exit(
+                "error: none of these attacks flips an image: begin with other settings (--config "
+                "configs/presets/best.yaml), and see whether the classifier decides as it should"
+            )
         masks = _search("mask", MASK_NAMES, calibration.masks(choose(attacks).settings), table)
     # Not into the folder of a run by the old settings, which would be refused.
     ending = ["--config", str(out), "--output_dir", f"{cli.config.output_dir}-calibrated"]
@@ -181,7 +185,7 @@ def _queries(cli: CalibrateCLI, options: Options, device: torch.device) -> list[
     """Images that have a target, in an order by chance: files are often sorted by class.
 
     Raises:
-        ValueError: there are none, or the networks cannot be explained.
+        ValueError: the networks cannot be explained.
     """
     model, data, queries = cli.model, cli.datamodule, []
     dataset = data.dataset(options.split)
@@ -194,8 +198,6 @@ def _queries(cli: CalibrateCLI, options: Options, device: torch.device) -> list[
             queries += questions(model.explainer, batch["image"].to(device), labels, batch["id"])
         if len(queries) >= options.images:
             break
-    if not queries:
-        raise ValueError(f"no image of {options.split} has a target: choose another policy or --split")
     return queries[: options.images]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ace import measurement
-from ace.measurement import Measurement, bootstrap, measure_mean
+from ace.measurement import Measurement, bootstrap, measure_mean, share_interval
 
 
 def test_the_interval_of_a_share_is_that_of_the_normal_approximation():
@@ -59,3 +59,11 @@ def test_a_mean_knows_its_images_and_convention():
 
 def test_of_no_images_there_is_no_mean():
     assert measure_mean(torch.empty(0), "flipped") is None
+
+
+@pytest.mark.parametrize(
+    ("hits", "count", "interval"),
+    [(5, 10, (0.2366, 0.7634)), (10, 10, (0.7225, 1)), (0, 10, (0, 0.2775)), (63, 64, (0.9167, 0.9972))],
+)
+def test_the_interval_of_a_share_is_wilsons(hits, count, interval):
+    assert share_interval(hits, count) == pytest.approx(interval, abs=1e-4)
