@@ -11,6 +11,7 @@ from ace.report.sheet import BAD, EDGE, GOOD, GREY, INK, save_sheet
 from ace.settings_search import MASK_NAMES, Trial, attack_names, choose
 
 _SMALL, _MEDIUM = 6.5, 8
+_UP = "mean l1 (green: chosen, red: flips fewer)"
 
 
 def write_calibration(
@@ -38,9 +39,9 @@ def write_calibration(
     _draw_curve(axes[0], curve, share, tau)
     names = attack_names(attacks[0].settings)
     _draw_trials(axes[1], attacks, lambda trial: trial.outcome.passes, names)
-    _label(axes[1], f"Attack: {choose(attacks).settings.describe(names)}", "UNet passes an image", "mean l1")
+    _label(axes[1], f"Attack: {choose(attacks).settings.describe(names)}", "UNet passes an image", _UP)
     _draw_trials(axes[2], masks, lambda trial: trial.settings.mask_threshold, MASK_NAMES)
-    _label(axes[2], f"Mask: {choose(masks).settings.describe(MASK_NAMES)}", "mask_threshold", "mean l1")
+    _label(axes[2], f"Mask: {choose(masks).settings.describe(MASK_NAMES)}", "mask_threshold", _UP)
     for part in axes:
         part.spines[["top", "right"]].set_visible(False)
         part.grid(color=EDGE, linewidth=0.5)
@@ -61,6 +62,7 @@ def _draw_curve(axes: Axes, curve: Sequence[Survival], share: float, tau: int) -
 def _draw_trials(axes: Axes, trials: Sequence[Trial], across: Callable[[Trial], float], names: Sequence[str]) -> None:
     """Closeness over a number of each trial; settings that flip fewer images than the chosen ones are drawn as bad."""
     chosen = choose(trials)
+    axes.margins(x=0.15)  # for the text
     for trial in trials:
         found = trial.outcome
         if found is None or not found.flipped:

@@ -15,7 +15,7 @@ from lit_modules.calibrate import overlay
 from tests.conftest import records
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-QUICK = ["--data.val_size=4", "--images=4", "--search_images=4", "--share=0.01", "--taus=[2]"]
+QUICK = ["--data.val_size=4", "--images", "4", "--search_images=4", "--share=0.01", "--taus=[2]"]
 PROXIMAL = {
     "class_path": "ace.ProximalGradient",
     "init_args": {"iterations": 3, "step_size": 40.0, "threshold": 2.0, "momentum": 0.5, "stop": None},
