@@ -1,8 +1,7 @@
 """Settings for one's own networks: how far to noise, how to step, what to repaint.
 
-Three stages, each on top of the one before: the largest tau whose filter keeps the decisions (ACE, section 4.4: more
-noise makes larger, more semantic changes, until it changes decisions by itself); the attack; the mask, which reuses the
-pre-explanations of the chosen attack.
+Three stages, each on top of the one before: the largest tau whose filter keeps C(F_tau(x)) = C(x) for most images, as
+ACE's author advises (issue 2 of the published code); the attack; the mask, on the chosen attack's pre-explanations.
 """
 
 from __future__ import annotations

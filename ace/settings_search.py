@@ -118,10 +118,10 @@ def search(
 
 
 def attack_neighbours(start: Settings) -> Callable[[Settings], list[Settings]]:
-    """Steps twice and half as long, and twice and half of what keeps the change small.
+    """Steps twice and half as long; twice and half the threshold, or ten times and a tenth of the distance's l1.
 
-    Sign steps of other lengths go as far in all as those of ``start``: their number changes, and with it the cost. A
-    proximal attack stops by itself.
+    Tenths are the grid of ACE's author. Sign steps of other lengths go as far in all as those of ``start``: their number
+    changes, and with it the cost. A proximal attack stops by itself.
     """
     reach = start.step_size * start.iterations
 
@@ -135,10 +135,9 @@ def attack_neighbours(start: Settings) -> Callable[[Settings], list[Settings]]:
                     replace(settings, threshold=factor * settings.threshold),
                 ]
             else:
-                found += [
-                    replace(settings, step_size=step, iterations=max(1, round(reach / step))),
-                    replace(settings, l1=factor * settings.l1),
-                ]
+                l1 = 10 * settings.l1 if factor > 1 else settings.l1 / 10
+                iterations = max(1, round(reach / step))
+                found += [replace(settings, step_size=step, iterations=iterations), replace(settings, l1=l1)]
         return found
 
     return neighbours
