@@ -120,8 +120,8 @@ def search(
 def attack_neighbours(start: Settings) -> Callable[[Settings], list[Settings]]:
     """Steps twice and half as long; twice and half the threshold, or ten times and a tenth of the distance's l1.
 
-    Tenths are the grid of ACE's author. Sign steps of other lengths go as far in all as those of ``start``: their number
-    changes, and with it the cost. A proximal attack stops by itself.
+    Tenths are the grid of ACE's author. Sign steps of other lengths go as far in all as those of ``start``: their
+    number changes, and with it the cost. A proximal attack stops by itself.
     """
     reach = start.step_size * start.iterations
 

@@ -256,5 +256,5 @@ def _without_options(args: list[str]) -> list[str]:
 def _write(path: Path, model: dict[str, Any], comment: list[str]) -> None:
     title = "Settings that `explain.py calibrate` found."
     lines = [f"# {line}".rstrip() for line in (title, "", *comment)]
-    settings = yaml.safe_dump({"model": model}, sort_keys=False, width=120)
+    settings = yaml.safe_dump({"model": model}, sort_keys=False, width=120, default_flow_style=None)
     write_whole("\n".join([*lines, settings]).encode(), path)
