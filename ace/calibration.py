@@ -53,9 +53,14 @@ class Budget:
             raise ValueError(f"the budget must be positive (minutes), got {minutes}")
         self._seconds, self._clock, self._start = 60 * minutes, clock, clock()
 
-    def spent(self, share: float) -> bool:
-        """Whether this share of the minutes is over."""
-        return self._clock() - self._start >= share * self._seconds
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._start
+
+    def spent(self, share: float, ahead: float = 0.0) -> bool:
+        """Whether this share of the minutes is over, or will be in so many seconds."""
+        return self.elapsed + ahead >= share * self._seconds
 
 
 class Calibration:
@@ -100,14 +105,31 @@ class Calibration:
 
     def attacks(self, start: Settings) -> Iterator[Trial]:
         """Search the attack: both stages of the method for every image."""
-        return search(start, attack_neighbours(start), self._attack, lambda: self.budget.spent(ATTACK_ENDS))
+        return self._search(start, attack_neighbours(start), self._attack, ATTACK_ENDS)
 
     def masks(self, start: Settings) -> Iterator[Trial]:
         """Search the mask, on pre-explanations that the attack of ``start`` has left; passes are the refinement's."""
         attacked = self._attacked[start]
-        return search(
-            start, mask_neighbours, lambda it: self._refine(attacked, it), lambda: self.budget.spent(MASK_ENDS)
-        )
+        return self._search(start, mask_neighbours, lambda settings: self._refine(attacked, settings), MASK_ENDS)
+
+    def _search(
+        self,
+        start: Settings,
+        neighbours: Callable[[Settings], list[Settings]],
+        measure: Callable[[Settings], Outcome],
+        ends: float,
+    ) -> Iterator[Trial]:
+        """Begin nothing that may not end in time: half a step takes twice as long."""
+        longest = 0.0
+
+        def timed(settings: Settings) -> Outcome:
+            nonlocal longest
+            begun = self.budget.elapsed
+            found = measure(settings)
+            longest = max(longest, self.budget.elapsed - begun)
+            return found
+
+        return search(start, neighbours, timed, lambda: self.budget.spent(ends, ahead=2 * longest))
 
     def _survival(self, explainer: CounterfactualExplainer, tau: int) -> Survival:
         diffusion_filter, kept = explainer.diffusion_filter.with_steps(tau), 0

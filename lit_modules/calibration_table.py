@@ -40,7 +40,7 @@ class Table:
     def survival(self, point: Survival) -> None:
         """How many decisions one tau keeps."""
         low, high = point.interval
-        self.add(f"{point.tau:>16}{point.share:>16.1%}{f'{low:.0%} to {high:.0%}':>16}")
+        self.add(f"{point.tau:>16}{point.share:>16.1%}{f'{low:.1%} to {high:.1%}':>16}")
 
     def trial(self, trial: Trial, names: Sequence[str]) -> None:
         """What the settings of these names gave."""

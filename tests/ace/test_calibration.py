@@ -174,6 +174,20 @@ def test_the_time_cuts_off_and_changes_nothing_else(make_calibration, clock):
     assert {trial.outcome for trial in masks[1:]} == {None}
 
 
+def test_nothing_begins_that_may_take_longer_than_is_left(make_calibration, clock, monkeypatch):
+    calibration = make_calibration(minutes=1)
+    attack = calibration._attack
+
+    def slow(settings):
+        clock.seconds += 12
+        return attack(settings)
+
+    monkeypatch.setattr(calibration, "_attack", slow)
+    found = list(calibration.attacks(START))
+    assert [trial.outcome is None for trial in found] == [False, False, False, True, True]
+    assert clock.seconds == 100 + 36, "the fourth might have taken until 60, of 51"
+
+
 def test_other_seeds_and_ids_have_other_noise(make, images):
     found = []
     for ids, seed in ((IDS, 7), (IDS, 8), ([f"other-{id}" for id in IDS], 7), (IDS, 7)):
