@@ -41,7 +41,7 @@ class Options:
     """Options of the calibration.
 
     Args:
-        budget: minutes after which nothing new is tried; the first settings of each stage are tried in any case.
+        budget: minutes; the first settings of each stage are tried in any case.
         out: YAML file to write, with a plot beside it; by default named after output_dir.
         split: the images; not those that are going to be explained.
         share: the largest tau is taken whose filter keeps so many of the decisions.
