@@ -58,6 +58,11 @@ class Budget:
         """Seconds since the start."""
         return self._clock() - self._start
 
+    @property
+    def used(self) -> float:
+        """Share of the minutes that is over."""
+        return self.elapsed / self._seconds
+
     def spent(self, share: float, ahead: float = 0.0) -> bool:
         """Whether this share of the minutes is over, or will be in so many seconds."""
         return self.elapsed + ahead >= share * self._seconds
@@ -110,7 +115,9 @@ class Calibration:
     def masks(self, start: Settings) -> Iterator[Trial]:
         """Search the mask, on pre-explanations that the attack of ``start`` has left; passes are the refinement's."""
         attacked = self._attacked[start]
-        return self._search(start, mask_neighbours, lambda settings: self._refine(attacked, settings), MASK_ENDS)
+        # It is cheap, and has its part of the time even where an attack took longer than foreseen.
+        ends = max(MASK_ENDS, self.budget.used + MASK_ENDS - ATTACK_ENDS)
+        return self._search(start, mask_neighbours, lambda settings: self._refine(attacked, settings), ends)
 
     def _search(
         self,
