@@ -6,6 +6,7 @@ python explain.py evaluate RUN
 python explain.py audit RUN --networks.oracle_classifier FOLDER
 python explain.py report RUN --compare RUN2
 python explain.py figure RUN --ids ID ID2 --out figure.pdf
+python explain.py calibrate --config configs/avatars/explain.yaml
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 
 from jsonargparse import auto_cli
 
-from lit_modules import audit, commands, evaluation
+from lit_modules import audit, calibrate, commands, evaluation
 
 COMMANDS = {
     "generate": commands.generate,
@@ -23,13 +24,15 @@ COMMANDS = {
     "audit": audit.audit,
     "report": commands.report,
     "figure": commands.figure,
+    "calibrate": calibrate.calibrate,
 }
+WITH_CONFIG = ("generate", "calibrate")
 LISTS = ("--compare", "--ids")
 
 
 def usage() -> str:
     """What the commands do, a line each."""
-    lines = [f"  {name:<10}{command.__doc__.splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<11}{command.__doc__.splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join([__doc__, "commands:", *lines, "", "python explain.py COMMAND --help tells more."])
 
 
@@ -38,8 +41,8 @@ def main(args: list[str] | None = None) -> None:
     name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
     if name in ("-h", "--help"):
         print(usage())
-    elif name == "generate":
-        commands.generate(rest)
+    elif name in WITH_CONFIG:
+        COMMANDS[name](rest)
     elif name in COMMANDS:
         auto_cli(COMMANDS[name], args=one_by_one(rest), prog=f"explain.py {name}")
     else:

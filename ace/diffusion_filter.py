@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from itertools import pairwise, repeat
 from typing import NamedTuple
@@ -111,6 +112,18 @@ class DiffusionFilter(nn.Module):
                 f"variance_type {self.config.variance_type!r} needs a UNet with {expected} output channels, "
                 f"this one has {self.unet.config.out_channels}"
             )
+
+    def with_steps(self, steps: int | float) -> DiffusionFilter:
+        """The filter of another tau on the same chain; it shares the network, and counts passes of its own.
+
+        Raises:
+            ValueError: the steps are out of range.
+        """
+        other = copy.copy(self)
+        other.steps = filter_steps(steps, len(self.timesteps))
+        other.segments = min(self.segments, other.steps)
+        other.passes = PassCount()
+        return other
 
     def forward(self, images: Tensor, noise: Tensor | None = None, passes: int | None = None) -> Tensor:
         """F_tau(images), shape (N, C, H, W), in [0, 1] up to the noise of the last mean (not clamped).

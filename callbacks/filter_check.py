@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ace.decision import decision_for
 from ace.diffusion_filter import DiffusionFilter
 from ace.models.foreign import ForeignClassifier, load_classifier
-from ace.noise import draw, generator
+from ace.survival import survives
 
 
 class FilterCheck(Callback):
@@ -96,7 +96,6 @@ class FilterCheck(Callback):
                 agreement, on_epoch=True, reduce_fx="sum", sync_dist=True, add_dataloader_idx=False,
             )  # fmt: skip
 
-    @torch.no_grad()
     def kept(self, samples: Iterable[dict[str, Any]], device: torch.device) -> Tensor:
         """Number of images whose decision survives, for each tau; an image counts by the share of its attributes.
 
@@ -106,19 +105,11 @@ class FilterCheck(Callback):
             module.to(device)
         kept, samples = torch.zeros(len(self.steps), device=device), iter(samples)
         while batch := list(islice(samples, self.batch_size)):
-            images = torch.stack([sample["image"] for sample in batch]).to(device)
-            before = self._predictions(images)
+            images, ids = torch.stack([sample["image"] for sample in batch]).to(device), [s["id"] for s in batch]
             for row, diffusion_filter in enumerate(self.filters):
-                streams = [generator(0, sample["id"], "filter check") for sample in batch]
-                noise = draw(streams, diffusion_filter.steps, images.shape[1:], device)
-                after = self._predictions(diffusion_filter(images, noise))
-                kept[row] += (after == before).float().mean(0).sum()
+                survived = survives(self.classifier, self.decisions, diffusion_filter, images, ids)
+                kept[row] += survived.float().mean(0).sum()
         return kept
-
-    def _predictions(self, images: Tensor) -> Tensor:
-        """Shape (decisions, N)."""
-        logits = self.classifier(images)
-        return torch.stack([decision.prediction(logits) for decision in self.decisions])
 
     def _check_images(self, data: LightningDataModule) -> None:
         size = data.image_size

@@ -112,9 +112,9 @@ def output_folder(path: str) -> str:
         raise ArgumentTypeError(f"{path!r} is not complete, the environment has no {error.args[0]}: set it") from error
 
 
-def plain_config(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]:
-    """A resolved configuration in plain values."""
-    return yaml.safe_load(parser.dump(config, skip_link_targets=False))
+def plain_config(parser: LightningArgumentParser, config: Namespace, skip_none: bool = True) -> dict[str, Any]:
+    """A resolved configuration in plain values; with ``skip_none`` without those that are null."""
+    return yaml.safe_load(parser.dump(config, skip_none=skip_none, skip_link_targets=False))
 
 
 def checkpoint_folder(output_dir: str) -> str:
@@ -158,9 +158,9 @@ class ExplainCLI(OutputCLI):
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             super().parse_arguments(parser, None if args is None else join_paths(args))
 
-    def plain_config(self) -> dict[str, Any]:
-        """The resolved configuration in plain values."""
-        return plain_config(self.parser, self.config)
+    def plain_config(self, skip_none: bool = True) -> dict[str, Any]:
+        """The resolved configuration in plain values; with ``skip_none`` without those that are null."""
+        return plain_config(self.parser, self.config, skip_none)
 
 
 def join_paths(args: list[str]) -> list[str]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
-from lightning import Trainer
 from lightning.pytorch.loggers import Logger
 from tqdm import tqdm
 
@@ -21,7 +20,7 @@ from ace.evaluation import evaluate as evaluate_store
 from ace.images import from_uint8, load_png
 from ace.models.identity import folder_hash
 from ace.models.unet import local_folder
-from ace.preflight import UnfitNetworkError, check_networks
+from ace.preflight import UnfitNetworkError
 from ace.record import Record, WriteError, check_id
 from ace.report import write_comparison, write_figure, write_gallery, write_report
 from ace.run_lock import RunLock
@@ -35,12 +34,11 @@ from callbacks.progress_logger import ProgressLogger
 from callbacks.run_estimate import RunEstimate
 from callbacks.stop_run import StopRun
 from callbacks.wandb_run import remember_run
-from datamodules.base import LOADING_ARGUMENTS, ImageDataModule
+from datamodules.base import LOADING_ARGUMENTS
 from lit_modules.cli import ExplainCLI, one_sentence
 from lit_modules.closing_summary import print_paths, print_summary
 from lit_modules.counterfactual import MEMORY_ARGUMENTS, LitCounterfactual
-
-PRECISIONS = ("32-true", "bf16-mixed")
+from lit_modules.set_up import make_cli
 
 
 def generate(args: list[str]) -> RunStore | None:
@@ -167,30 +165,12 @@ def _locked(folder: str | Path) -> Iterator[None]:
 
 def _set_up(args: list[str]) -> tuple[ExplainCLI, list[str]]:
     """Everything that can fail on the user's input, before any long work; the ids of the images to explain."""
-    cli = ExplainCLI(
-        LitCounterfactual,
-        ImageDataModule,
-        subclass_mode_data=True,
-        run=False,
-        save_config_callback=None,
-        trainer_defaults={"inference_mode": False},  # in inference mode there are no gradients
-        seed_everything_default=False,  # the seed of the method is the model's
-        auto_configure_optimizers=False,
-        parser_kwargs={
-            "prog": "explain.py generate",
-            "usage": "%(prog)s --config FILE [--output_dir DIR] [--model.NAME ..] [--data.NAME ..] [--trainer.NAME ..]",
-            "description": generate.__doc__,
-        },
-        args=args,
-    )
-    data, config = cli.datamodule, cli.plain_config()
+    cli = make_cli(args, generate, options="[--output_dir DIR]")
+    data = cli.datamodule
     ids = [check_id(image_id) for image_id in data.predict_ids()]
     if len(set(ids)) < len(ids):
         repeated = len(ids) - len(set(ids))
         raise ValueError(f"{repeated} ids of {type(data).__name__} are not unique: every image needs its own")
-    size = data.image_size
-    check_networks(cli.model.explainer, data.channels, *((size, size) if isinstance(size, int) else size))
-    _check_trainer(cli.trainer, config["trainer"])
     return cli, ids
 
 
@@ -204,17 +184,6 @@ def _open_store(cli: ExplainCLI, ids: list[str]) -> tuple[RunStore, int]:
     if cli.trainer.is_global_zero:
         print(f"{len(ids)} images to explain, {len(ids) - left} of them done before, in {store.folder}")
     return store, left
-
-
-def _check_trainer(trainer: Trainer, config: dict[str, Any]) -> None:
-    """Refuse what would fail, or give other results, in the middle of the run."""
-    if config.get("inference_mode"):
-        raise ValueError("trainer.inference_mode is true, and gradients do not exist in it: leave it out")
-    if trainer.precision not in PRECISIONS:
-        raise ValueError(
-            f"trainer.precision is {trainer.precision}: use one of {', '.join(PRECISIONS)} "
-            "(in half precision the update is not exact, and small float16 gradients vanish)"
-        )
 
 
 def _settings(config: dict[str, Any], model: LitCounterfactual, precision: str) -> dict[str, Any]:

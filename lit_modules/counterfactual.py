@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from jsonargparse import lazy_instance
-from lightning import LightningModule
+from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
@@ -65,6 +66,8 @@ class LitCounterfactual(LightningModule):
 
     Attributes:
         kept_slots: of a run that is continued: they take the place of a choice, since others would round differently.
+        explainer: the whole method.
+        make_explainer: makes one with another filter, attack, distance or refinement, for the same question.
     """
 
     def __init__(
@@ -94,19 +97,18 @@ class LitCounterfactual(LightningModule):
         self.diffusion_filter = DiffusionFilter(
             unet, scheduler, steps, respacing, stochastic, 1 if segments is None else segments
         )
-        self.explainer = CounterfactualExplainer(
+        self.make_explainer = partial(
+            CounterfactualExplainer,
             self.classifier,
             decision_for(self.classifier, query),
-            self.diffusion_filter,
-            attack,
-            distance,
-            refinement,
-            policy,
-            UNPLANNED if slots is None else slots,
-            deterministic,
-            seed,
-            gradient_passes,
-            repairs,
+            policy=policy,
+            slots=UNPLANNED if slots is None else slots,
+            deterministic=deterministic,
+            seed=seed,
+            repairs=repairs,
+        )
+        self.explainer = self.make_explainer(
+            self.diffusion_filter, attack, distance, refinement, gradient_passes=gradient_passes
         )
         self._slots, self._segments = slots, segments
         self.kept_slots: int | None = None
@@ -157,9 +159,9 @@ class LitCounterfactual(LightningModule):
         free = int(trainer.strategy.reduce(free, reduce_op="min"))
         return choose_plan(work, free, device.type, slots, self._segments)
 
-    def _labels(self, batch: dict[str, Any]) -> Tensor | None:
+    def labels(self, batch: dict[str, Any], data: LightningDataModule | None) -> Tensor | None:
         """The labels of a batch in the classifier's terms; None where they are not known."""
-        labels, data = batch.get("label"), self.trainer.datamodule
+        labels = batch.get("label")
         return labels if labels is None or data is None else relabel(labels, data.class_names, self.classifier)
 
     def allowed(self, images: Tensor, ids: list[str]) -> Tensor | None:
@@ -177,6 +179,7 @@ class LitCounterfactual(LightningModule):
         """Explanations that are finished: of this batch or of earlier ones, the last batch gives all that are left."""
         skipped = [Explanation(id, None, f"skipped: {reason}") for id, reason in batch.get("unreadable", ())]
         if batch["id"]:
+            labels = self.labels(batch, self.trainer.datamodule)
             allowed = self.allowed(batch["image"], batch["id"])
-            self.explainer.submit(batch["image"], labels=self._labels(batch), ids=batch["id"], allowed=allowed)
+            self.explainer.submit(batch["image"], labels=labels, ids=batch["id"], allowed=allowed)
         return skipped + self.explainer.advance(drain=self.trainer.predict_loop.batch_progress.is_last_batch)

@@ -55,6 +55,9 @@ def run(command, workplace):
         args += ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "1", "--data.batch_size", "2"]
         args += ["--output_dir", str(work / kind), "--trainer.callbacks.folder", str(work / "own" / kind)]
         args += ["--data.num_workers", "0"]
+    elif "calibrate" in args:
+        args += ["--images", "1", "--search_images", "1", "--taus", "[1]", "--budget", "0.001", "--model.slots", "1"]
+        args += ["--data.cache_dir", str(work / "avatars"), "--output_dir", str(work / "explain")]
     elif "generate" in args:
         own = ["--model.classifier", str(work / "own" / "classifier"), "--model.diffusion", str(work / "own" / "ddpm")]
         args += QUICK + (own if "image_folder" in command else ["--data.cache_dir", str(work / "avatars")])
@@ -77,6 +80,7 @@ def test_python_commands(workplace, monkeypatch):
     assert (work / "explain" / "report.html").is_file()
     assert (work / "outputs" / "demo" / "compare.html").is_file()
     assert (work / "outputs" / "figure.pdf").is_file()
+    assert (work / "outputs" / "calibrated.png").is_file()
 
 
 def test_a_classifier_of_the_users_own_is_explained(ddpm_folder, workplace, tmp_path, monkeypatch):

@@ -226,6 +226,18 @@ def test_learned_variance_is_the_variance_itself(toy_unet):
     torch.testing.assert_close(posterior.std, torch.full((1, 3, 4, 4), math.sqrt(0.5)))
 
 
+def test_a_filter_of_another_tau_shares_the_network_and_counts_for_itself(make_filter, reference):
+    x, filter_ = reference("c_filter")["x"], make_filter(segments=4)
+    other = filter_.with_steps(2)
+    assert torch.equal(other(x), make_filter(steps=2)(x))
+    assert not torch.equal(other(x), filter_(x))
+    assert (filter_.steps, filter_.segments, filter_.passes.forwards) == (5, 4, 5)
+    assert (other.steps, other.segments, other.passes.forwards) == (2, 2, 4)
+    assert other.unet is filter_.unet
+    with pytest.raises(ValueError, match=r"tau \(steps=51\)"):
+        filter_.with_steps(51)
+
+
 def test_a_denoiser_that_sees_no_noise_makes_the_filter_the_identity(identity_filter):
     x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(identity_filter(x), x, rtol=0, atol=1e-6)

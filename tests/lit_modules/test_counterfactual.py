@@ -227,9 +227,8 @@ class Three(ImageDataModule):
     ],
 )
 def test_labels_are_those_of_the_classifiers_attributes(module, wanted, expected):
-    module.trainer = SimpleNamespace(datamodule=Three())
     module.classifier.class_names = wanted
-    labels = module._labels({"label": torch.tensor([[1, 2, 3], [4, 5, 6]])})
+    labels = module.labels({"label": torch.tensor([[1, 2, 3], [4, 5, 6]])}, Three())
     assert (labels if labels is None else labels.tolist()) == expected
 
 
