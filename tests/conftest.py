@@ -131,6 +131,8 @@ def arguments(classifier_folder, ddpm_folder, avatar_cache):
             "--model.distance.l1=0.001",
             "--model.attack.iterations=2",
             "--model.attack.step_size=20",
+            "--model.gradient_passes=null",
+            "--model.repairs=0",
             "--trainer.accelerator=cpu",
             "--trainer.logger=false",
             f"--output_dir={folder}",

@@ -28,7 +28,8 @@ ROOT = Path(__file__).parents[1]
 EVALUATION = "configs/avatars/evaluate.yaml"  # of a command that needs a run
 EVERY_CONFIG = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
 SWEEP = "configs/sweeps/lambda_tau.yaml"  # of a command of W&B
-CONFIGS = [config for config in EVERY_CONFIG if config not in (EVALUATION, SWEEP)]
+PRESETS = [config for config in EVERY_CONFIG if config.startswith("configs/presets/")]  # on top of another one
+CONFIGS = [config for config in EVERY_CONFIG if config not in (EVALUATION, SWEEP, *PRESETS)]
 COMMAND = re.compile(
     r"^#   python (train\.py fit|explain\.py generate|explain\.py evaluate \S+) (--config .+)$", re.MULTILINE
 )
@@ -81,6 +82,8 @@ def set_up(roots, classifiers, ddpm_folder, tmp_path_factory, tmp_path, monkeypa
         arguments = [str(ROOT / argument) if argument.startswith("configs/") else argument for argument in arguments]
         monkeypatch.chdir(tmp_path)
         if script.startswith("train.py"):
+            if config == "configs/avatars/robust.yaml":
+                arguments.append(f"--model.pretrained={ROOT / 'weights/avatars/classifier/model.safetensors'}")
             with torch.device("meta") if domain in roots else nullcontext():
                 return TrainCLI(
                     LightningModule,
@@ -159,6 +162,29 @@ def test_the_command_of_an_evaluation_judges_a_run_by_the_networks_of_the_reposi
         assert metrics[name]["interval"][0] <= metrics[name]["value"] <= metrics[name]["interval"][1]
         assert name in printed
     assert "cd" in metrics
+
+
+@pytest.mark.parametrize("base", ["configs/avatars/explain.yaml", "configs/celeba/explain_l1.yaml"])
+@pytest.mark.parametrize("config", PRESETS)
+def test_a_preset_takes_the_place_of_every_setting_that_is_its_matter(config, base, set_up):
+    [(script, _)] = commands(config)
+    root = ["--data.root", "ROOT"] if "celeba" in base else []
+    cli = set_up(script, ["--config", base, "--config", config, *root])
+    written, found = yaml.safe_load((ROOT / config).read_text())["model"], cli.plain_config(skip_none=False)["model"]
+    assert {name: found[name] for name in written if name != "attack"} == {
+        name: value for name, value in written.items() if name != "attack"
+    }
+    assert found["attack"] == written["attack"]
+    assert {"attack", "distance", "steps", "gradient_passes", "repairs"} == written.keys()
+
+
+def test_the_demo_is_the_preset_that_a_user_begins_with():
+    demo, fast = (
+        yaml.safe_load((ROOT / config).read_text())["model"]
+        for config in ("configs/avatars/explain.yaml", "configs/presets/fast.yaml")
+    )
+    assert demo["steps"] == fast.pop("steps") * demo["respacing"]
+    assert {name: demo[name] for name in fast} == fast
 
 
 @pytest.mark.parametrize("config", [config for config in CONFIGS if "/explain" in config])
