@@ -54,7 +54,7 @@ class DiffusionFilter(nn.Module):
 
     An image is noised to step ``steps - 1`` of the respaced chain and denoised by ancestral steps; the last one adds no
     noise. Images are in [0, 1] outside and in [-1, 1] inside. The gradient with respect to the image is exact.
-    The UNet is put in evaluation mode, frozen, and laid out channels-last.
+    The UNet is put in evaluation mode and frozen.
 
     Args:
         unet: pixel-space denoiser.
@@ -94,7 +94,7 @@ class DiffusionFilter(nn.Module):
             raise ValueError(f"unknown variance_type {scheduler.config.variance_type!r}: use one of {VARIANCE_TYPES}")
         if getattr(unet, "class_embedding", None) is not None:
             raise ValueError("the UNet is class-conditional: ACE needs an unconditional diffusion model of the domain")
-        self.unet = unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.unet = unet.eval().requires_grad_(False)
         self.config = scheduler.config
         self.stochastic, self.segments = stochastic, segments
         self.learns_variance = scheduler.config.variance_type in ("learned", "learned_range")
