@@ -2,7 +2,7 @@
 
 python -m benchmarks.growth --plot docs/images/growth.png
 
-The architecture of the avatars' diffusion model, with random weights.
+With the diffusion model of the avatars, on images of noise.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def main() -> None:
 
 def make_explainer(slots: int) -> CounterfactualExplainer:
     classifier = load_classifier("weights/avatars/classifier")
-    attack = ProximalGradient(step_size=25.0, threshold=1.25, stop=Stop(0.99, 3))
+    attack = ProximalGradient(step_size=25.0, threshold=2.5, stop=Stop(0.99, 3))
     diffusion_filter = DiffusionFilter(*load_diffusion("weights/avatars/ddpm"))
     refinement = Refinement(0.15, 5)
     decision = decision_for(classifier, "smiling")
