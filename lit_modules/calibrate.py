@@ -33,7 +33,7 @@ from lit_modules.calibration_table import NOT_REACHED, ORDER, OUTCOME_NAMES, Tab
 from lit_modules.cli import ExplainCLI, one_sentence
 from lit_modules.counterfactual import LitCounterfactual
 from lit_modules.metric_table import print_line
-from lit_modules.set_up import make_cli
+from lit_modules.set_up import check_fit, make_cli
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def overlay(method: dict[str, Any], settings: Settings) -> dict[str, Any]:
 
     Every argument is written out: where a class changes, jsonargparse keeps arguments of the same name.
     """
-    attack, passes = copy.deepcopy(method["attack"]), method["gradient_passes"]
+    attack, passes, segments = (copy.deepcopy(method[name]) for name in ("attack", "gradient_passes", "segments"))
     attack["init_args"] |= {"step_size": settings.step_size, "iterations": settings.iterations}
     if settings.threshold is not None:
         attack["init_args"]["threshold"] = settings.threshold
@@ -129,7 +129,7 @@ def overlay(method: dict[str, Any], settings: Settings) -> dict[str, Any]:
         "gradient_passes": None if passes is None else min(passes, settings.steps),
         "steps": settings.steps,
         "respacing": method["respacing"],
-        "segments": min(method["segments"], settings.steps),
+        "segments": None if segments is None else min(segments, settings.steps),
         "refinement": {"threshold": settings.mask_threshold, "dilation": settings.dilation},
     }
 
@@ -170,6 +170,7 @@ def _set_up(args: list[str]) -> tuple[CalibrateCLI, Options, Path]:
     start_settings(cli.model, cli.plain_config(skip_none=False)["model"])
     cli.datamodule.predict_split, cli.datamodule.num_images = options.split, None
     cli.datamodule.predict_ids()  # refuses an empty split
+    check_fit(cli)
     folder = Path(cli.config.output_dir)
     out = folder.with_name(f"{folder.name}-calibrated.yaml") if options.out is None else Path(options.out)
     if out.suffix not in (".yaml", ".yml"):

@@ -38,7 +38,7 @@ from datamodules.base import LOADING_ARGUMENTS
 from lit_modules.cli import ExplainCLI, one_sentence
 from lit_modules.closing_summary import print_paths, print_summary
 from lit_modules.counterfactual import MEMORY_ARGUMENTS, LitCounterfactual
-from lit_modules.set_up import make_cli
+from lit_modules.set_up import check_fit, make_cli
 
 
 def generate(args: list[str]) -> RunStore | None:
@@ -171,6 +171,7 @@ def _set_up(args: list[str]) -> tuple[ExplainCLI, list[str]]:
     if len(set(ids)) < len(ids):
         repeated = len(ids) - len(set(ids))
         raise ValueError(f"{repeated} ids of {type(data).__name__} are not unique: every image needs its own")
+    check_fit(cli)
     return cli, ids
 
 

@@ -18,7 +18,7 @@ PRECISIONS = ("32-true", "bf16-mixed")
 def make_cli(
     args: list[str], command: Callable[..., Any], cli_class: type[ExplainCLI] = ExplainCLI, options: str = ""
 ) -> ExplainCLI:
-    """Networks, data and trainer of a command line, which fit each other; nothing is run.
+    """Networks, data and trainer of a command line; nothing is run.
 
     Args:
         args: the command line.
@@ -45,11 +45,19 @@ def make_cli(
         },
         args=args,
     )
+    _check_trainer(cli.trainer, cli.plain_config()["trainer"])
+    return cli
+
+
+def check_fit(cli: ExplainCLI) -> None:
+    """Check that the networks take the images.
+
+    Raises:
+        ValueError: they do not, see `check_networks`.
+    """
     size = cli.datamodule.image_size
     height, width = (size, size) if isinstance(size, int) else size
     check_networks(cli.model.explainer, cli.datamodule.channels, height, width)
-    _check_trainer(cli.trainer, cli.plain_config()["trainer"])
-    return cli
 
 
 def _check_trainer(trainer: Trainer, config: dict[str, Any]) -> None:

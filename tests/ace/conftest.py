@@ -57,7 +57,7 @@ class ToyUNet(nn.Module):
         self.config = SimpleNamespace(in_channels=channels, out_channels=out_channels or channels)
 
     def forward(self, x: Tensor, timestep: Tensor) -> SimpleNamespace:
-        output = self.gain * x + self.weight * (timestep / 10).cos()
+        output = self.gain * x + self.weight * torch.cos(torch.as_tensor(timestep) / 10)
         copies = self.config.out_channels // self.config.in_channels
         return SimpleNamespace(sample=torch.cat([output / (1 + copy) for copy in range(copies)], dim=1))
 

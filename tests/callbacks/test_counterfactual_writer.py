@@ -103,7 +103,8 @@ def writer(store):
 def listener(writer):
     """What the attack calls after each iteration."""
     pool = SimpleNamespace(listeners=[])
-    writer.on_predict_start(None, SimpleNamespace(explainer=SimpleNamespace(pool=pool)))
+    trainer = SimpleNamespace(is_global_zero=True)
+    writer.on_predict_start(trainer, SimpleNamespace(explainer=SimpleNamespace(pool=pool)))
     [listener] = pool.listeners
     return listener
 
