@@ -66,7 +66,7 @@ def artifacts(folder):
 
 def table(folder, name):
     """The rows of a table as dictionaries, as its artifact holds them."""
-    run = folder.name.rpartition("-")[2]
+    run = folder.name.split("-")[3]  # a second folder of the same second has one part more
     _, _, files = artifacts(folder)[f"run-{run}-{name}"]
     with open(files[f"{name}.table.json"]) as file:
         content = json.load(file)

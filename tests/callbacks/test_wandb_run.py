@@ -55,7 +55,7 @@ def test_an_offline_run_stays_offline(store):
 def test_generate_and_evaluate_write_one_run(arguments, tmp_path):
     def logged():
         parts = sorted((run / "wandb").glob("offline-run-*"))
-        assert {part.name.rpartition("-")[2] for part in parts} == {json.loads((run / "wandb.json").read_text())["id"]}
+        assert {part.name.split("-")[3] for part in parts} == {json.loads((run / "wandb.json").read_text())["id"]}
         return parts, {key: value for row in history(parts[-1]) for key, value in row.items()}
 
     run = tmp_path / "run"
