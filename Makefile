@@ -17,7 +17,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: install  ## explain 16 avatars with the weights in the repository (2 to 3 minutes on 2 cores)
+demo: install  ## explain 16 avatars with the weights in the repository (a minute on 2 cores)
 	rm -rf outputs/demo
 	$(RUN) explain.py generate --config configs/avatars/explain.yaml --output_dir outputs/demo
 
