@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 
 from ace.attacks import Attack
@@ -102,6 +102,22 @@ def make_filter(celeba):
         return DiffusionFilter(*celeba, **{"steps": 5, "respacing": 50, "stochastic": False, **settings})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_unet() -> UNet2DModel:
+    """A network of diffusers for 16x16 images, with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return UNet2DModel(
+            sample_size=16,
+            block_out_channels=(8, 8),
+            norm_num_groups=4,
+            layers_per_block=1,
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
+            add_attention=False,
+        )
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -47,21 +47,9 @@ def brightest_strip(images: Tensor) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def make_filter():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        unet = UNet2DModel(
-            sample_size=16,
-            block_out_channels=(8, 8),
-            norm_num_groups=4,
-            layers_per_block=1,
-            down_block_types=("DownBlock2D",) * 2,
-            up_block_types=("UpBlock2D",) * 2,
-            add_attention=False,
-        )
-
+def make_filter(tiny_unet):
     def make(**options) -> DiffusionFilter:
-        return DiffusionFilter(unet, DDPMScheduler(), **{"steps": STEPS, "respacing": 50, **options})
+        return DiffusionFilter(tiny_unet, DDPMScheduler(), **{"steps": STEPS, "respacing": 50, **options})
 
     return make
 

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler
 from torch import Tensor
 
 from ace import PGD, BinaryDecision, CounterfactualExplainer, DiffusionFilter, Refinement
@@ -20,22 +20,10 @@ def brightness(images: Tensor) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def make_explainer():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        unet = UNet2DModel(
-            sample_size=16,
-            block_out_channels=(8, 8),
-            norm_num_groups=4,
-            layers_per_block=1,
-            down_block_types=("DownBlock2D",) * 2,
-            up_block_types=("UpBlock2D",) * 2,
-            add_attention=False,
-        )
-
+def make_explainer(tiny_unet):
     def make(**options) -> CounterfactualExplainer:
         options = {"attack": PGD(ITERATIONS), "slots": 3, "repairs": 12, **options}
-        diffusion_filter = DiffusionFilter(unet, DDPMScheduler(), STEPS, 50)
+        diffusion_filter = DiffusionFilter(tiny_unet, DDPMScheduler(), STEPS, 50)
         return CounterfactualExplainer(brightness, BinaryDecision(), diffusion_filter, **options)
 
     return make
