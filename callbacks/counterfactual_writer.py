@@ -41,8 +41,8 @@ class CounterfactualWriter(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the number of slots, if it was left open: with it the run goes on, and is repeated or refined."""
         pl_module.explainer.pool.listeners.append(lambda: self._settle(PENDING))
-        method = self.store.config.get("model", {})
-        if trainer.is_global_zero and method.get("slots", 0) is None:
+        method = self.store.config.get("model")
+        if trainer.is_global_zero and method is not None and method.get("slots") is None:
             method["slots"] = pl_module.explainer.slots
             self.store.write_config()
 
