@@ -113,6 +113,7 @@ def test_the_diffusion_model_is_trained_sampled_exported_and_trained_on(argument
 
 
 def test_wandb_is_one_config_more_and_gets_curves_pictures_settings_and_the_model(arguments, tmp_path):
+    wandb.teardown()  # a service that an earlier test has started elsewhere takes relative paths as from there
     more = f"--config={ROOT / 'configs/logger/wandb.yaml'}"
     callbacks = [
         {"class_path": "callbacks.SampleGrid", "init_args": {"count": 4, "inference_steps": 2}},
