@@ -243,11 +243,8 @@ class CounterfactualExplainer:
 
     def _work(self, drain: bool) -> None:
         while True:
-            for query in [query for pool in self._pools for query in pool.run(drain)]:
-                if query.healthy:
-                    self._attacked.append(query)
-                else:
-                    self._finished.append(failure(query, "a loss or gradient of the attack was not finite"))
+            for pool in self._pools:
+                self._collect(pool.run(drain))
             # Images finish at different times; they are refined together, a full batch at a time.
             while len(self._attacked) >= self.slots or (drain and self._attacked):
                 batch = self._attacked[: self.slots]
@@ -255,6 +252,13 @@ class CounterfactualExplainer:
                 self._attacked = self._attacked[len(batch) :]
             if not (drain and any(pool.busy for pool in self._pools)):
                 return
+
+    def _collect(self, queries: list[Query]) -> None:
+        for query in queries:
+            if query.healthy:
+                self._attacked.append(query)
+            else:
+                self._finished.append(failure(query, "a loss or gradient of the attack was not finite"))
 
     def _finish_or_repair(self, queries: list[Query], explanations: list[Explanation]) -> None:
         for query, explanation in zip(queries, explanations, strict=True):

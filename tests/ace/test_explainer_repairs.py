@@ -123,3 +123,31 @@ def test_company_and_order_do_not_change_a_repaired_image(make_explainer, images
 def test_repairs_are_a_number(make_explainer):
     with pytest.raises(ValueError, match="repairs must not be negative"):
         make_explainer(repairs=-1)
+
+
+def test_what_one_pool_has_finished_outlives_an_error_of_the_other(make_explainer, images, monkeypatch):
+    """Memory that runs out while images are repaired must not lose those whose attack has just ended."""
+    explainer = make_explainer(gradient_passes=1, slots=2)
+    run, failures = explainer.repair_pool.run, [torch.OutOfMemoryError("out of memory")]
+
+    def greedy(drain):
+        if failures and explainer.repair_pool.busy:
+            raise failures.pop()
+        return run(drain)
+
+    monkeypatch.setattr(explainer.repair_pool, "run", greedy)
+    explainer.submit(images[:2], ids=IDS[:2])
+    finished = explainer.advance(drain=False)
+    explainer.submit(images[2:], ids=IDS[2:])
+    with pytest.warns(UserWarning, match="going on with 1"):
+        finished += explainer.advance(drain=True)
+    assert sorted(explanation.id for explanation in finished) == IDS
+    assert not failures
+
+
+@pytest.mark.parametrize(
+    "allowed", [torch.ones(5, 1, 16, 16), torch.ones(5, 16, 16) > 0, torch.ones(5, 3, 16, 16) > 0, torch.ones(5) > 0]
+)
+def test_a_region_of_the_wrong_kind_is_refused(make_explainer, images, allowed):
+    with pytest.raises(ValueError, match=r"allowed must be boolean, of shape \(5, 1, 16, 16\), got"):
+        make_explainer().explain(images, allowed=allowed)
