@@ -151,7 +151,12 @@ class Judges:
         return before, after
 
     def _cosines(self, results: list[Result], network: Network) -> Tensor:
-        return cosine_similarity(*self._outputs(results, network))
+        parts = (
+            [cosine_similarity(*(network(images).float().flatten(1) for images in pair))]
+            for pair in self._pairs(results)
+        )
+        [cosines] = gather(parts, len(results)) or [torch.empty(0)]
+        return cosines
 
     def _transition(self, results: list[Result]) -> dict[str, Measurement | None]:
         """COUT, where it is known which classes were asked for."""
@@ -241,7 +246,8 @@ class Judges:
         subset = self._subset([], FLIPPED)[1]
         kept = torch.tensor([result.flipped or subset == EXPLAINED for result in results])
         before, after = self._outputs(results, encoder)
-        after, index = after[kept], torch.arange(len(results))  # the rest need not stay in memory
+        after = after if kept.all() else after[kept]  # a copy, at which the rest need not stay in memory
+        index = torch.arange(len(results))
         split = partial(SplitFrechetDistance, repetitions=self.splits)
         found = {}
         for make, places in ((FrechetDistance, ((), ())), (split, ((index,), (index[kept],)))):

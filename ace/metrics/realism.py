@@ -26,7 +26,7 @@ def frechet_distance(real: Tensor, generated: Tensor) -> Tensor:
     Raises:
         ValueError: the features are not finite, differ in number, or there are too few images.
     """
-    return _distance(real.split(_CHUNK), generated.split(_CHUNK), real[:0])
+    return _distance(_statistics(real), real.split(_CHUNK), generated.split(_CHUNK))
 
 
 def split_frechet_distances(real: Tensor, generated: Tensor, index: Tensor, order: Tensor) -> Tensor:
@@ -44,12 +44,18 @@ def split_frechet_distances(real: Tensor, generated: Tensor, index: Tensor, orde
         Distance of the last originals to the first counterfactuals, and of the first originals to the last
         counterfactuals; shape (2,), float64.
     """
+    return _split_distances(_statistics(real), real, generated, index, order)
+
+
+def _split_distances(
+    statistics: FrechetInceptionDistance, real: Tensor, generated: Tensor, index: Tensor, order: Tensor
+) -> Tensor:
     half = len(real) // 2
     first, last = order[:half], order[len(real) - half :]
     distances = []
     for own, other in ((last, first), (first, last)):
         others = torch.isin(index, other).nonzero()[:, 0]
-        distances.append(_distance(_parts(real, own), _parts(generated, others), real[:0]))
+        distances.append(_distance(statistics, _parts(real, own), _parts(generated, others)))
     return torch.stack(distances)
 
 
@@ -199,12 +205,12 @@ class SplitFrechetDistance(CounterfactualMetric):
         _check_numbers(numbers, generated_numbers)
         index = rows[torch.searchsorted(numbers, generated_numbers)]
         generator = torch.Generator().manual_seed(self.seed)
-        half, results = len(rows) // 2, []
+        half, results, statistics = len(rows) // 2, [], _statistics(real)
         for _ in range(self.repetitions):
             order = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
             smaller = min(int(torch.isin(index, part).sum()) for part in (order[:half], order[len(rows) - half :]))
             _check_counts(f"each half of {self.name}", (half, smaller), self.min_images, self.extractor)
-            results.append(split_frechet_distances(real, generated, index, order))
+            results.append(_split_distances(statistics, real, generated, index, order))
         return torch.stack(results)
 
 
@@ -212,10 +218,19 @@ def _parts(table: Tensor, rows: Tensor) -> Iterator[Tensor]:
     return (table[part] for part in rows.split(_CHUNK))
 
 
-def _distance(real: Iterable[Tensor], generated: Iterable[Tensor], like: Tensor) -> Tensor:
-    """Fréchet distance of features that come in parts, because in float64 they are twice as large."""
+def _statistics(features: Tensor) -> FrechetInceptionDistance:
+    """Means and covariances of two sets of such features, for `_distance`.
+
+    Two matrices of D x D in float64, and their initial values, stay in memory until Python's garbage collection.
+    """
     # For this process alone, even where the caller has gathered the features of several.
-    metric = FrechetInceptionDistance(_Features(like.shape[1], None), sync_on_compute=False).to(like.device)
+    network = _Features(features.shape[1], None)
+    return FrechetInceptionDistance(network, sync_on_compute=False).to(features.device)
+
+
+def _distance(metric: FrechetInceptionDistance, real: Iterable[Tensor], generated: Iterable[Tensor]) -> Tensor:
+    """Fréchet distance of features that come in parts, because in float64 they are twice as large."""
+    metric.reset()
     for parts, is_real in ((real, True), (generated, False)):
         for part in parts:
             metric.update(part, is_real)
