@@ -37,7 +37,7 @@ SUBJECTS = {
         f"--model.diffusion={DIGITS}/ddpm",
     ],
 }
-TAU = {"digits": ["--model.steps=10"]}  # in place of the presets', see docs/your-own.md
+TAU = {"digits": ["--model.steps=0.2"]}  # in place of the presets', see docs/your-own.md
 PRESETS = ("paper", "best", "fast")
 STOP = "--model.attack.init_args.stop"
 VARIANTS = {
