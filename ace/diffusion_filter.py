@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise, repeat
 from typing import NamedTuple
@@ -95,6 +97,7 @@ class DiffusionFilter(nn.Module):
         if getattr(unet, "class_embedding", None) is not None:
             raise ValueError("the UNet is class-conditional: ACE needs an unconditional diffusion model of the domain")
         self.unet = unet.eval().requires_grad_(False)
+        self._compiled: Callable | None = None
         self.config = scheduler.config
         self.stochastic, self.segments = stochastic, segments
         self.learns_variance = scheduler.config.variance_type in ("learned", "learned_range")
@@ -124,6 +127,29 @@ class DiffusionFilter(nn.Module):
         other.segments = min(self.segments, other.steps)
         other.passes = PassCount()
         return other
+
+    def compile_unet(self, images: Tensor) -> None:
+        """Let torch compile the UNet, with and without its gradient, for batches of this shape and autocast.
+
+        Others are compiled when they come. Where it fails, with one warning, the UNet stays as it is.
+
+        Args:
+            images: any, shape (N, C, H, W), on the UNet's device.
+        """
+        self._compiled = torch.compile(self.unet.forward, dynamic=False)
+        passes, self.passes = self.passes, PassCount()
+        try:
+            with torch.no_grad():
+                self._predict(images, self.timestep[0])
+            with torch.enable_grad():
+                images = images.detach().requires_grad_()
+                torch.autograd.grad(self._predict(images, self.timestep[0]).sum(), images)
+        except Exception as error:  # compilers fail in many ways
+            self._compiled = None
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            warnings.warn(f"the UNet could not be compiled, going on without: {reason}", stacklevel=2)
+        finally:
+            self.passes = passes
 
     def forward(self, images: Tensor, noise: Tensor | None = None, passes: int | None = None) -> Tensor:
         """F_tau(images), shape (N, C, H, W), in [0, 1] up to the noise of the last mean (not clamped).
@@ -188,7 +214,7 @@ class DiffusionFilter(nn.Module):
 
     def _predict(self, x: Tensor, timestep: Tensor) -> Tensor:
         self.passes.forwards += 1
-        output = self.unet(x, timestep).sample.float()
+        output = (self._compiled or self.unet)(x, timestep).sample.float()
         if output.requires_grad:
             output.register_hook(self._count_backward)
         return output

@@ -117,12 +117,28 @@ class Objective:
             image = image.detach().requires_grad_()
             filtered = image if self.diffusion_filter is None else self.diffusion_filter(image, noise, self.passes)
             logits = logits_of(self.classifier, filtered)
-            class_loss = self._class_loss(logits, target)
-            loss = class_loss + factor * self.distance(image, original)
-            (gradient,) = torch.autograd.grad(loss.sum(), image)
+            with torch.autocast(image.device.type, enabled=False):  # or it casts in the backward pass, too
+                class_loss = self._class_loss(logits, target)
+                (gradient,) = torch.autograd.grad(class_loss.sum(), filtered)
+                scale = _normalising_scale(gradient)
+                (gradient,) = torch.autograd.grad(filtered, image, gradient * scale)
+                gradient = gradient / scale
+                distance = factor * self.distance(image, original)
+                if distance.requires_grad:
+                    gradient = gradient + torch.autograd.grad(distance.sum(), image)[0]
         return Evaluation(gradient, class_loss.detach(), self.decision.probability(logits.detach(), target))
 
     def _class_loss(self, logits: Tensor, target: Tensor) -> Tensor:
         if self.class_loss == "margin":
             return (-self.decision.margin(logits, target)).clamp(min=-self.confidence)
         return self.decision.cross_entropy(logits, target)
+
+
+def _normalising_scale(gradient: Tensor) -> Tensor:
+    """The power of two that brings the largest entry of each image's gradient into [1/2, 1), shape (N, 1, 1, 1).
+
+    On its way back through the filter the gradient of a sure classifier would vanish in float16. Powers of two change
+    nothing but the exponent, so in float32 the result has the same bits.
+    """
+    exponent = torch.frexp(gradient.abs().amax((1, 2, 3), keepdim=True)).exponent
+    return torch.ldexp(torch.ones_like(gradient[:, :1, :1, :1]), -exponent.clamp(min=-126))

@@ -25,10 +25,11 @@ from ace.models.unet import load_diffusion
 from ace.objective import Distance
 from ace.refinement import Refinement
 from ace.run_store import RunStore
+from ace.slots import fixed_batch
 from ace.targets import OtherSide, TargetPolicy
 
 # Arguments that concern memory and speed: runs that differ in them have the same results, up to rounding.
-MEMORY_ARGUMENTS = ("segments", "slots", "deterministic")
+MEMORY_ARGUMENTS = ("segments", "slots", "deterministic", "compile_unet")
 # Slots until the plan is made: enough for the checks before it to see whether the networks take several images.
 UNPLANNED = 2
 
@@ -57,6 +58,7 @@ class LitCounterfactual(LightningModule):
             last estimate of x_0 stands for the rest of the chain; None for all.
         repairs: how many times the attack of an image goes on whose counterfactual, as saved, is not flipped: with all
             passes, and half the mask's threshold each time.
+        compile_unet: let torch compile the UNet, which takes minutes at first: for long runs on a GPU.
         avoid: folders of earlier runs: what was repainted in them must stay as it is, for other explanations of the
             same images.
 
@@ -89,8 +91,11 @@ class LitCounterfactual(LightningModule):
         gradient_passes: int | None = None,
         repairs: int = 0,
         avoid: list[str] | None = None,
+        compile_unet: bool = False,
     ) -> None:
         super().__init__()
+        if compile_unet and not deterministic:
+            raise ValueError("compile_unet needs batches of one shape: set deterministic to true")
         self.avoid = [RunStore.open(folder) for folder in avoid or ()]
         self.classifier = load_classifier(classifier)
         unet, scheduler = load_diffusion(diffusion)
@@ -110,7 +115,7 @@ class LitCounterfactual(LightningModule):
         self.explainer = self.make_explainer(
             self.diffusion_filter, attack, distance, refinement, gradient_passes=gradient_passes
         )
-        self._slots, self._segments = slots, segments
+        self._slots, self._segments, self._compile = slots, segments, compile_unet
         self.kept_slots: int | None = None
 
     def setup(self, stage: str) -> None:
@@ -186,4 +191,10 @@ class LitCounterfactual(LightningModule):
             labels = self.labels(batch, self.trainer.datamodule)
             allowed = self.allowed(batch["image"], batch["id"])
             self.explainer.submit(batch["image"], labels=labels, ids=batch["id"], allowed=allowed)
+            if self._compile:  # after the checks of the first images, which are fewer than a batch of the attack
+                images = batch["image"]
+                self.diffusion_filter.compile_unet(
+                    images.new_zeros(fixed_batch(self.explainer.slots), *images.shape[1:])
+                )
+                self._compile = False
         return skipped + self.explainer.advance(drain=self.trainer.predict_loop.batch_progress.is_last_batch)

@@ -12,7 +12,7 @@ from datamodules.base import ImageDataModule
 from lit_modules.cli import ExplainCLI
 from lit_modules.counterfactual import LitCounterfactual
 
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 def make_cli(
@@ -67,5 +67,5 @@ def _check_trainer(trainer: Trainer, config: dict[str, Any]) -> None:
     if trainer.precision not in PRECISIONS:
         raise ValueError(
             f"trainer.precision is {trainer.precision}: use one of {', '.join(PRECISIONS)} "
-            "(in half precision the update is not exact, and small float16 gradients vanish)"
+            "(without float32 the update and the masks are not exact)"
         )

@@ -518,6 +518,7 @@ def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
         (["--model.nonsense=1"], ["model.nonsense"]),
         (["--model.attack.norm=l7"], ["linf", "l2", "l7"]),
         (["--trainer.inference_mode=true"], ["error: trainer.inference_mode is true", "leave it out"]),
+        (["--model.compile_unet=true", "--model.deterministic=false"], ["compile_unet needs batches of one shape"]),
         (["--trainer.precision=bf16-true"], ["error: trainer.precision is bf16-true", "32-true, bf16-mixed"]),
         (["--trainer.precision=64-true"], ["error: trainer.precision is 64-true", "32-true, bf16-mixed"]),
     ],
