@@ -33,7 +33,7 @@ format: install  ## format the code
 	$(RUN) -m ruff format .
 
 bench: install  ## time and passes of a counterfactual beside a plain loop of the published algorithm (10 minutes on 2 cores)
-	$(RUN) -m benchmarks.generate
+	$(RUN) -m benchmarks.generate --docs docs
 
 train-demo: install  ## train the weights of the demo anew (over two hours on 2 cores)
 	$(RUN) train.py fit --config configs/avatars/classifier.yaml

@@ -2,9 +2,10 @@
 
 python -m benchmarks.generate
 python -m benchmarks.generate --networks celeba_hq --slots 1 8 16 --precision bf16-mixed
+python -m benchmarks.generate --docs docs      (writes benchmark.md and images/benchmark.png there, too)
 
-Networks have random weights: time does not depend on them. Variants are measured in turn, several times over; medians
-are printed. A few iterations of the attack tell as much as all of them: each costs the same.
+Networks have random weights, but for the demo's: time does not depend on them. Variants are measured in turn, several
+times over; medians are printed. A few iterations of the attack tell as much as all of them: each costs the same.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torchvision
+from diffusers import DDPMScheduler, UNet2DModel
+from matplotlib.figure import Figure
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -24,7 +28,7 @@ from torch.utils.flop_counter import flop_registry
 from ace import PGD, BinaryDecision, CounterfactualExplainer, DiffusionFilter
 from ace.memory import peak_memory
 from ace.models.guided_diffusion import Flags
-from ace.models.unet import build_scheduler, build_unet
+from ace.models.unet import build_scheduler, build_unet, load_diffusion
 from benchmarks.published_loop import PublishedLoop
 
 LARGE = {"learn_sigma": True, "resblock_updown": True, "use_scale_shift_norm": True, "attention_resolutions": "32,16,8"}
@@ -32,20 +36,35 @@ LARGE = {"learn_sigma": True, "resblock_updown": True, "use_scale_shift_norm": T
 
 @dataclass(frozen=True)
 class Network:
-    """A diffusion model's architecture and the published settings that go with it."""
+    """A diffusion model, by the flags of its architecture or its folder, and the published settings that go with it."""
 
-    flags: Flags
+    source: Flags | str
+    size: int
     steps: int
     respacing: int
     classifier: str
 
+    def build(self, device: torch.device) -> tuple[UNet2DModel, DDPMScheduler]:
+        """A copy of its own, and its scheduler."""
+        if isinstance(self.source, str):
+            unet, scheduler = load_diffusion(self.source)
+        else:
+            unet, scheduler = build_unet(self.source), build_scheduler(self.source)
+        return unet.to(device), scheduler
 
+
+MID = Flags(64, 64, 1, "1,2,2", "16", resblock_updown=True)
+CELEBA = Flags(128, 128, 2, num_heads=4, diffusion_steps=500, **LARGE)
+CELEBA_HQ = Flags(256, 128, 2, num_head_channels=64, diffusion_steps=500, **LARGE)
+IMAGENET = Flags(256, 256, 2, num_head_channels=64, **LARGE)
 NETWORKS = {
-    "mid": Network(Flags(64, 64, 1, "1,2,2", "16", resblock_updown=True), 5, 50, "resnet18"),
-    "celeba": Network(Flags(128, 128, 2, num_heads=4, diffusion_steps=500, **LARGE), 5, 50, "densenet121"),
-    "celeba_hq": Network(Flags(256, 128, 2, num_head_channels=64, diffusion_steps=500, **LARGE), 5, 25, "densenet121"),
-    "imagenet": Network(Flags(256, 256, 2, num_head_channels=64, **LARGE), 5, 25, "resnet50"),
+    "mid": Network(MID, 64, 5, 50, "resnet18"),
+    "demo": Network("weights/avatars/ddpm", 64, 5, 50, "resnet18"),
+    "celeba": Network(CELEBA, 128, 5, 50, "densenet121"),
+    "celeba_hq": Network(CELEBA_HQ, 256, 5, 25, "densenet121"),
+    "imagenet": Network(IMAGENET, 256, 5, 25, "resnet50"),
 }
+COLUMNS = ["seconds", "images/s", "ratio", "UNet passes", "GFLOP", "share of the rate", "peak memory, GiB"]
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -64,14 +83,20 @@ class Flops(TorchDispatchMode):
 
 @dataclass
 class Variant:
-    """A way to explain images, and what was measured of it."""
+    """A way to explain images, and what was measured of it; each run tells the passes of the UNet for an image."""
 
     name: str
     images: int
-    run: Callable[[], None]
+    run: Callable[[], int]
+    passes: int = 0
     seconds: list[float] = field(default_factory=list)
     memory: int = 0
     flops: float = 0.0
+
+    @property
+    def median(self) -> float:
+        """Seconds an image."""
+        return statistics.median(self.seconds) / self.images
 
     def measure(self, device: torch.device) -> None:
         """Time one run."""
@@ -83,68 +108,107 @@ class Variant:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["mid"])
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["mid", "demo"])
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 8], help="images at a time, of the explainer")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["32-true"])
     parser.add_argument("--segments", type=int, default=1)
     parser.add_argument("--iterations", type=int, default=3, help="of the attack")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--docs", type=Path, help="folder of the documentation, to write the table and a plot there")
     options = parser.parse_args()
     device = torch.device(options.device)
     rate = matrix_rate(device)
-    print(f"{device_name(device)}, torch {torch.__version__}; matrix products in float32: {rate / 1e9:.0f} GFLOP/s\n")
-    print("| network | variant | seconds an image | ratio | GFLOP an image | share of the rate | peak memory, GiB |")
-    print("|---|---|---|---|---|---|---|")
-    for name in options.networks:
-        for row in rows(NETWORKS[name], options, device, rate):
-            print(f"| {name} | {row} |")
+    measured = {name: measure(NETWORKS[name], options, device) for name in options.networks}
+    lines = list(table(measured, options.iterations, rate, device))
+    print(*lines, sep="\n")
+    if options.docs:
+        write_docs(options.docs, lines, measured)
 
 
-def rows(network: Network, options: argparse.Namespace, device: torch.device, rate: float) -> Iterator[str]:
-    """A line of the table for each variant; the first is the plain loop, to which the others are compared."""
+def write_docs(folder: Path, lines: list[str], measured: dict[str, list[Variant]]) -> None:
+    """The table and its plot, as a page of the documentation."""
+    heading = "# What `make bench` measured\n\nSee [speed](speed.md) for what the numbers mean.\n"
+    picture = "![Seconds an image of each variant](images/benchmark.png)"
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    (folder / "benchmark.md").write_text("\n".join([heading, *lines, "", picture, ""]), encoding="utf-8")
+    plot(measured, folder / "images" / "benchmark.png")
+
+
+def measure(network: Network, options: argparse.Namespace, device: torch.device) -> list[Variant]:
+    """All variants, in turn; the first is the plain loop, to which the others are compared."""
     variants = list(build_variants(network, options, device))
     for _ in range(options.repeats):
         for variant in variants:
             variant.measure(device)
-    base = None
-    for variant in variants:
-        seconds = statistics.median(variant.seconds) / variant.images
-        base = base or seconds
-        flops = variant.flops / variant.images
-        yield (
-            f"{variant.name} | {seconds:.3f} | {base / seconds:.2f} | {flops / 1e9:.0f} | {flops / seconds / rate:.0%} "
-            f"| {variant.memory / 2**30:.1f}"
-        )
+    return variants
+
+
+def table(measured: dict[str, list[Variant]], iterations: int, rate: float, device: torch.device) -> Iterator[str]:
+    """Lines of a table in markdown, all numbers for one image."""
+    yield f"{device_name(device)}, torch {torch.__version__}, {iterations} iterations and the refinement."
+    yield f"Matrix products in float32: {rate / 1e9:.0f} GFLOP/s.\n"
+    yield f"| network | variant | {' | '.join(COLUMNS)} |"
+    yield "|---" * (2 + len(COLUMNS)) + "|"
+    for name, variants in measured.items():
+        for variant in variants:
+            seconds, flops = variant.median, variant.flops / variant.images
+            yield (
+                f"| {name} | {variant.name} | {seconds:.3f} | {1 / seconds:.3g} | {variants[0].median / seconds:.2f} "
+                f"| {variant.passes} | {flops / 1e9:.0f} | {flops / seconds / rate:.0%} "
+                f"| {variant.memory / 2**30:.1f} |"
+            )
+
+
+def plot(measured: dict[str, list[Variant]], path: Path) -> None:
+    """Bars of the seconds an image, and of each variant's fastest and slowest run."""
+    figure = Figure(figsize=(4.5 * len(measured), 2.6), layout="constrained")
+    [panels] = figure.subplots(1, len(measured), squeeze=False)
+    for axes, (name, variants) in zip(panels, measured.items(), strict=True):
+        middle = [variant.median for variant in variants]
+        ends = [[seconds / variant.images for seconds in sorted(variant.seconds)] for variant in variants]
+        errors = [
+            [m - run[0] for m, run in zip(middle, ends, strict=True)],
+            [run[-1] - m for m, run in zip(middle, ends, strict=True)],
+        ]
+        axes.barh([variant.name for variant in variants], middle, xerr=errors, color="tab:blue", ecolor="black")
+        axes.invert_yaxis()
+        axes.set(title=name, xlabel="seconds an image")
+    figure.savefig(path, dpi=110)
 
 
 def build_variants(network: Network, options: argparse.Namespace, device: torch.device) -> Iterator[Variant]:
     """The plain loop, and the explainer with each number of slots and precision; each has run once to warm up."""
     torch.manual_seed(0)
-    size = network.flags.image_size
-    images = torch.rand(max(options.slots), 3, size, size).to(device)
+    images = torch.rand(max(options.slots), 3, network.size, network.size).to(device)
     classifier = torchvision.models.get_model(network.classifier, num_classes=1).eval().to(device)
 
-    def prepare(name: str, count: int, run: Callable[[], None]) -> Variant:
+    def prepare(name: str, count: int, run: Callable[[], int]) -> Variant:
         variant = Variant(name, count, run)
         run()  # the first run also checks the networks
         with Flops() as counter:
-            run()
+            variant.passes = run()
         variant.flops = counter.total
         return variant
 
-    halves = [False, True] if device.type == "cuda" else [False]
-    for half in halves:
-        unet, scheduler = build_unet(network.flags).to(device), build_scheduler(network.flags)
+    for half in [False, True] if device.type == "cuda" else [False]:
+        unet, scheduler = network.build(device)
         loop = PublishedLoop(unet, scheduler, classifier, network.steps, network.respacing, options.iterations, half)
-        yield prepare(f"plain loop, {'float16' if half else 'float32'}", 1, lambda loop=loop: loop(images[:1], 1.0))
+
+        def run_loop(loop: PublishedLoop = loop) -> int:
+            loop(images[:1], 1.0)
+            return network.steps * (2 * options.iterations + 1)
+
+        yield prepare(f"plain loop, {'float16' if half else 'float32'}", 1, run_loop)
     for precision in options.precision:
         for slots in options.slots:
             explain = explainer(network, options, slots, classifier, device)
 
-            def run(explain: CounterfactualExplainer = explain, slots: int = slots, name: str = precision) -> None:
+            def run(explain: CounterfactualExplainer = explain, slots: int = slots, name: str = precision) -> int:
                 with torch.autocast(device.type, PRECISIONS[name], enabled=PRECISIONS[name] is not None):
-                    explain.explain(images[:slots], targets=torch.ones(slots, dtype=torch.long, device=device))
+                    targets = torch.ones(slots, dtype=torch.long, device=device)
+                    first = explain.explain(images[:slots], targets=targets)[0]
+                return first.unet_forwards + first.unet_backwards
 
             yield prepare(f"{slots} at a time, {precision}", slots, run)
 
@@ -152,8 +216,10 @@ def build_variants(network: Network, options: argparse.Namespace, device: torch.
 def explainer(
     network: Network, options: argparse.Namespace, slots: int, classifier: nn.Module, device: torch.device
 ) -> CounterfactualExplainer:
-    """The explainer with the published settings and fresh weights."""
-    unet, scheduler = build_unet(network.flags), build_scheduler(network.flags)
+    """The explainer with the published settings."""
+    unet, scheduler = network.build(device)
+    if options.device == "cuda":
+        unet.to(memory_format=torch.channels_last)  # as `explain.py` has it
     diffusion_filter = DiffusionFilter(unet, scheduler, network.steps, network.respacing, segments=options.segments)
     attack = PGD(options.iterations)
     return CounterfactualExplainer(classifier, BinaryDecision(), diffusion_filter.to(device), attack, slots=slots)
