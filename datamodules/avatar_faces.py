@@ -194,19 +194,22 @@ def render(factors: dict[str, str], size: int = 64) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
-def region(face: Face, attribute: str) -> np.ndarray:
-    """Where the picture of a face can change if this attribute alone becomes the other: bool (64, 64).
+def counterparts(face: Face, attribute: str) -> Iterator[np.ndarray]:
+    """Pictures of a face in which this attribute alone is the other, uint8 (64, 64, 3): true counterfactuals.
 
-    The faces compared with have every value, in turn, of the factors that cannot stay as they are.
+    They have every value, in turn, of the factors that cannot stay as they are.
     """
     other = face.attributes | {attribute: 1 - face.attributes[attribute]}
     allowed = {name: factor.values[tuple(other[a] for a in factor.attributes)] for name, factor in FACTORS.items()}
     values = {name: choices for name, choices in allowed.items() if face.factors[name] not in choices}
-    here, changed = render(face.factors), np.zeros((64, 64), bool)
     for turn in range(max(map(len, values.values()))):
-        there = render(face.factors | {name: choices[turn % len(choices)] for name, choices in values.items()})
-        changed |= (here != there).any(-1)
-    return changed
+        yield render(face.factors | {name: choices[turn % len(choices)] for name, choices in values.items()})
+
+
+def region(face: Face, attribute: str) -> np.ndarray:
+    """Where the picture of a face can change if this attribute alone becomes the other: bool (64, 64)."""
+    here = render(face.factors)
+    return np.any([(here != there).any(-1) for there in counterparts(face, attribute)], axis=0)
 
 
 def _drawing(factors: dict[str, str], top: pa.HairType | pa.HatType) -> ElementTree.Element:
