@@ -2,6 +2,7 @@
 
 python -m benchmarks.beyond
 python -m benchmarks.beyond --images 256 --seeds 0 1 2      (a day on 2 CPU cores)
+python -m benchmarks.beyond --subjects plain --variants all --plot docs/images/frontier.png
 
 Explains test images with every setting, or goes on with what is in outputs/beyond, and measures the runs with
 ``explain.py evaluate``. The digits need the networks that docs/beyond.md says how to train.
@@ -18,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from ace.run_store import RunStore
@@ -39,13 +41,27 @@ SUBJECTS = {
 }
 TAU = {"digits": ["--model.steps=0.2"]}  # in place of the presets', see docs/your-own.md
 PRESETS = ("paper", "best", "fast")
-STOP = "--model.attack.init_args.stop"
+
+
+def change(preset: str, *settings: str) -> list[str]:
+    """Arguments of a preset with other settings of the model."""
+    return [f"--config=configs/presets/{preset}.yaml", *(f"--model.{setting}" for setting in settings)]
+
+
+STEP, MASK = "attack.init_args.step_size", "refinement.threshold=0.15"
 VARIANTS = {
-    **{name: [f"--config=configs/presets/{name}.yaml"] for name in PRESETS},
-    "PGD 30 x 2": ["--config=configs/presets/paper.yaml", "--model.attack.iterations=30", "--model.attack.step_size=2"],
-    "best, p 0.95 twice": ["--config=configs/presets/best.yaml", f"{STOP}={{probability: 0.95, draws: 2}}"],
-    "fast, p 0.95 twice": ["--config=configs/presets/fast.yaml", f"{STOP}={{probability: 0.95, draws: 2}}"],
-    "fast, 2 passes": ["--config=configs/presets/fast.yaml", "--model.gradient_passes=2"],
+    **{name: change(name) for name in PRESETS},
+    "best, tau 2 of 12": change("best", "respacing=12", "steps=2"),
+    "best, tau 3 of 12": change("best", "respacing=12", "steps=3"),
+    "best, tau 4 of 25": change("best", "steps=4"),
+    "best, step 12.5": change("best", f"{STEP}=12.5"),
+    "best, tau 5 of 50, mask 0.15": change("best", "respacing=50", "steps=5", MASK),
+    "fast, tau 3 of 12, mask 0.15": change("fast", "respacing=12", "steps=3", MASK),
+    "fast, tau 4 of 17, mask 0.15": change("fast", "respacing=17", "steps=4", MASK),
+    "fast, mask 0.15": change("fast", MASK),
+    "fast, step 40, mask 0.15": change("fast", f"{STEP}=40", MASK),
+    "fast, tau 8 of 33, mask 0.15": change("fast", "respacing=33", "steps=8", MASK),
+    "fast, tau 12 of 50, mask 0.15": change("fast", "respacing=50", "steps=12", MASK),
 }
 COLUMNS = {
     "passes": "UNet passes",
@@ -64,12 +80,14 @@ COLUMNS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=["plain", "biased", "robust"])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(PRESETS))
+    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, "all"], default=list(PRESETS))
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folder", type=Path, default=Path("outputs/beyond"))
     parser.add_argument("--plot", type=Path, help="file of the plot")
     options = parser.parse_args()
+    if "all" in options.variants:
+        options.variants = list(VARIANTS)
     for subject in options.subjects:
         rows = {variant: measure(subject, variant, options) for variant in options.variants}
         print(*table(subject, rows), sep="\n")
@@ -81,7 +99,7 @@ def measure(subject: str, variant: str, options: argparse.Namespace) -> dict[str
     """What the runs of all seeds gave, by column."""
     found: dict[str, list[float]] = {name: [] for name in COLUMNS}
     for seed in options.seeds:
-        run = options.folder / subject / variant.replace(" ", "_") / str(seed)
+        run = options.folder / subject / variant.replace(", ", "-").replace(" ", "_") / str(seed)
         own = [*TAU.get(subject, ()), f"--model.seed={seed}", f"--output_dir={run}"]
         arguments = [*SUBJECTS[subject], *VARIANTS[variant], *own]
         quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
@@ -126,12 +144,14 @@ def cell(values: list[float]) -> str:
 
 def plot(rows: dict[str, dict[str, list[float]]], path: Path) -> None:
     """Validity, COUT, NAFR and l1 against the passes of the UNet."""
-    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    figure, colours, marks = Figure(figsize=(14, 3.2), layout="constrained"), colormaps["tab10"], "os^"
     for axes, name in zip(figure.subplots(1, 4), ("flip_rate", "cout", "non_adversarial_flip_rate", "l1"), strict=True):
-        for variant, found in rows.items():
-            axes.scatter(found["passes"], found[name], label=variant)
+        for number, (label, found) in enumerate(rows.items()):
+            axes.scatter(
+                found["passes"], found[name], label=label, color=colours(number % 10), marker=marks[number // 10]
+            )
         axes.set(xscale="log", xlabel=COLUMNS["passes"], ylabel=COLUMNS[name])
-    axes.legend(fontsize="x-small")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right", fontsize="x-small")
     figure.savefig(path, dpi=110)
 
 

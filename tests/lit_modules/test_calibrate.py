@@ -152,7 +152,7 @@ def test_an_overlay_keeps_what_is_not_searched_and_fits_a_smaller_tau():
     ("overrides", "words"),
     [
         (["--dry_run"], "error: dry_run is an option of generate"),
-        (["--taus=[2,51]"], r"error: tau \(steps=51\) must be a whole number in \[1, 50\]"),
+        (["--taus=[2,51]"], r"error: tau \(steps=51\) must be a whole number in \[1, 25\]"),
         (["--budget=0"], "error: the budget must be positive"),
         (["--search_images=0"], "error: search_images must be at least 1, got 0"),
         (["--share=1.5"], r"error: share must be in \(0, 1\], got 1.5"),
