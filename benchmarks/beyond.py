@@ -63,6 +63,7 @@ VARIANTS = {
     "fast, tau 8 of 33, mask 0.15": change("fast", "respacing=33", "steps=8", MASK),
     "fast, tau 12 of 50, mask 0.15": change("fast", "respacing=50", "steps=12", MASK),
 }
+TICKS = (20, 50, 100, 200, 500, 1000)
 COLUMNS = {
     "passes": "UNet passes",
     "flip_rate": "valid as saved",
@@ -151,6 +152,8 @@ def plot(rows: dict[str, dict[str, list[float]]], path: Path) -> None:
                 found["passes"], found[name], label=label, color=colours(number % 10), marker=marks[number // 10]
             )
         axes.set(xscale="log", xlabel=COLUMNS["passes"], ylabel=COLUMNS[name])
+        axes.set_xticks(TICKS, map(str, TICKS))
+        axes.set_xticks([], minor=True)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right", fontsize="x-small")
     figure.savefig(path, dpi=110)
 
