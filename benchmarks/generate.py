@@ -147,7 +147,8 @@ def measure(network: Network, options: argparse.Namespace, device: torch.device)
 def table(measured: dict[str, list[Variant]], iterations: int, rate: float, device: torch.device) -> Iterator[str]:
     """Lines of a table in markdown, all numbers for one image."""
     yield f"{device_name(device)}, torch {torch.__version__}, {iterations} iterations and the refinement."
-    yield f"Matrix products in float32: {rate / 1e9:.0f} GFLOP/s.\n"
+    memory = "" if device.type == "cuda" else " Peak memory is the process's, the largest variant's in every row."
+    yield f"Matrix products in float32: {rate / 1e9:.0f} GFLOP/s.{memory}\n"
     yield f"| network | variant | {' | '.join(COLUMNS)} |"
     yield "|---" * (2 + len(COLUMNS)) + "|"
     for name, variants in measured.items():
