@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from ace import BinaryDecision, ClassDecision, CounterfactualExplainer, DiffusionFilter, Untargeted
@@ -20,19 +20,8 @@ def network(outputs: int = 1) -> nn.Sequential:
 
 
 @pytest.fixture(scope="module")
-def diffusion_filter() -> DiffusionFilter:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        unet = UNet2DModel(
-            sample_size=16,
-            block_out_channels=(8, 8),
-            norm_num_groups=4,
-            layers_per_block=1,
-            down_block_types=("DownBlock2D",) * 2,
-            up_block_types=("UpBlock2D",) * 2,
-            add_attention=False,
-        )
-    return DiffusionFilter(unet, DDPMScheduler(), steps=2, respacing=50)
+def diffusion_filter(tiny_unet) -> DiffusionFilter:
+    return DiffusionFilter(tiny_unet, DDPMScheduler(), steps=2, respacing=50)
 
 
 @pytest.fixture(scope="module")
