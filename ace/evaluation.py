@@ -184,5 +184,5 @@ def _values(records: Sequence[Record], name: str) -> list[float]:
 
 
 def _but_seed(store: RunStore) -> dict[str, Any]:
-    drawn = ("model.seed", "model.avoid")
+    drawn = ("model.seed", "model.avoid", "model.repel")
     return {name: value for name, value in flatten(store.settings).items() if not name.startswith(drawn)}

@@ -149,7 +149,8 @@ class CounterfactualExplainer:
             targets: target classes, shape (N,); by default the policy chooses.
             labels: true labels, shape (N,) or (N, A); -1 for one that is not known.
             ids: unique identities; by default a hash of each image's content.
-            allowed: where each image may change, boolean, shape (N, 1, H, W); everywhere by default.
+            allowed: where each image may change, shape (N, 1, H, W): boolean, or weights of the gradient in [0, 1];
+                everywhere by default.
 
         Raises:
             RuntimeError: called in inference mode, where no gradient exists.
@@ -304,10 +305,10 @@ class CounterfactualExplainer:
         steps = self.refinement.noise_steps(self.diffusion_filter)
         streams = [generator(self.seed, query.id, query.stage("refinement")) for query in queries]
         noise = draw(streams, steps, original.shape[1:], original.device)
-        everywhere = original.new_ones(1, *original.shape[2:], dtype=torch.bool)
+        everywhere = original.new_ones(1, *original.shape[2:])
         counterfactual, mask = self._in_slots(
             lambda x, x_attacked, draws, scale, allowed: self.refinement.refine(
-                self.diffusion_filter, x, x_attacked, draws.transpose(0, 1), scale, allowed
+                self.diffusion_filter, x, x_attacked, draws.transpose(0, 1), scale, allowed > 0
             ),
             original,
             pre_explanation,

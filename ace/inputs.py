@@ -39,13 +39,12 @@ def check_call(images: Tensor, **given: Tensor | Sequence[str] | None) -> None:
     for name, values in given.items():
         if values is not None and len(values) != len(images):
             raise ValueError(f"{len(values)} {name} were given for {len(images)} images")
-    if (allowed := given["allowed"]) is not None and (
-        allowed.dtype != torch.bool or allowed.shape != (len(images), 1, *images.shape[2:])
-    ):
+    if (allowed := given["allowed"]) is not None and allowed.shape != (len(images), 1, *images.shape[2:]):
         raise ValueError(
-            f"allowed must be boolean, of shape {(len(images), 1, *images.shape[2:])}, "
-            f"got {allowed.dtype} {tuple(allowed.shape)}"
+            f"allowed must have the shape {(len(images), 1, *images.shape[2:])}, got {tuple(allowed.shape)}"
         )
+    if allowed is not None and not bool(((allowed >= 0) & (allowed <= 1)).all()):
+        raise ValueError(f"allowed must be boolean or lie in [0, 1], it lies in [{allowed.min()}, {allowed.max()}]")
     repeated = [id for id, count in Counter(given["ids"] or ()).items() if count > 1]
     if repeated:
         raise ValueError(f"ids must be unique, {repeated[0]!r} is given more than once")

@@ -39,7 +39,8 @@ class Query:
         prediction: class decided for the original.
         label: true class, if known.
         p_before: probability of the target for the original.
-        allowed: where the image may change, boolean, shape (1, H, W); None for everywhere.
+        allowed: weight of each pixel's gradient, in [0, 1], shape (1, H, W): 0 where the image must stay as it is; None
+            for 1 everywhere.
         iterations, unet_forwards, unet_backwards, seconds, peak_memory: the cost so far, see `ace.record.Record`.
         repairs: how many times the attack went on because the counterfactual as saved was not flipped.
         pre_explanation: the result of the attack.
@@ -165,7 +166,7 @@ class SlotPool:
             self._allocate(query.image, state)
         self.queries[slot] = query
         self.image[slot], self.original[slot], self.target[slot] = start, query.image, query.target
-        self.allowed[slot] = True if query.allowed is None else query.allowed
+        self.allowed[slot] = 1 if query.allowed is None else query.allowed
         self.iteration[slot], self.healthy[slot], self.reached[slot] = 0, True, 0
         for name, values in state.items():
             self.state[name][slot] = values
@@ -174,7 +175,7 @@ class SlotPool:
         rows = fixed_batch(len(self.queries)) if self.fixed_shape else len(self.queries)
         self.original = image.new_zeros(rows, *image.shape)
         self.image = self.original.clone()
-        self.allowed = torch.ones(rows, 1, *image.shape[1:], dtype=torch.bool, device=image.device)
+        self.allowed = image.new_ones(rows, 1, *image.shape[1:])
         self.target = torch.zeros(rows, dtype=torch.long, device=image.device)
         self.iteration = torch.zeros(rows, device=image.device)
         self.healthy = torch.ones(rows, dtype=torch.bool, device=image.device)
@@ -189,7 +190,7 @@ class SlotPool:
         noise = None if noise is None else noise[:, rows]
         evaluation = self.objective.evaluate(image, original, self.target[rows], factor, noise)
         state = {name: values[rows] for name, values in self.state.items()}
-        gradient = evaluation.gradient.where(self.allowed[rows], 0)
+        gradient = self.allowed[rows] * evaluation.gradient
         updated = self.attack.update(image, original, gradient, state)
         if stop := self.attack.stop:
             self.reached[rows] = (self.reached[rows] + 1) * (evaluation.probability >= stop.probability)

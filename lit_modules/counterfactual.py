@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from ace.memory_plan import MemoryPlan, Workload, choose_plan, measure
 from ace.models.foreign import ForeignClassifier, load_classifier
 from ace.models.unet import load_diffusion
 from ace.objective import Distance
-from ace.refinement import Refinement
+from ace.refinement import Refinement, change_map
 from ace.run_store import RunStore
 from ace.slots import fixed_batch
 from ace.targets import OtherSide, TargetPolicy
@@ -61,6 +62,8 @@ class LitCounterfactual(LightningModule):
         compile_unet: let torch compile the UNet, which takes minutes at first: for long runs on a GPU.
         avoid: folders of earlier runs: what was repainted in them must stay as it is, for other explanations of the
             same images.
+        repel: folders of earlier runs: a pixel counts the less the more it was changed in them, the most changed one
+            not at all, for other explanations in the same place.
 
     Raises:
         FileNotFoundError: a network or a run is not there.
@@ -91,12 +94,16 @@ class LitCounterfactual(LightningModule):
         gradient_passes: int | None = None,
         repairs: int = 0,
         avoid: list[str] | None = None,
+        repel: list[str] | None = None,
         compile_unet: bool = False,
     ) -> None:
         super().__init__()
         if compile_unet and not deterministic:
             raise ValueError("compile_unet needs batches of one shape: set deterministic to true")
+        if repel and isinstance(attack, PGD) and attack.norm == "linf":
+            raise ValueError("repel weighs the gradient, and sign steps take no weights: use ace.ProximalGradient")
         self.avoid = [RunStore.open(folder) for folder in avoid or ()]
+        self.repel = [RunStore.open(folder) for folder in repel or ()]
         self.classifier = load_classifier(classifier)
         unet, scheduler = load_diffusion(diffusion)
         self.diffusion_filter = DiffusionFilter(
@@ -174,14 +181,15 @@ class LitCounterfactual(LightningModule):
         return labels if labels is None or data is None else relabel(labels, data.class_names, self.classifier)
 
     def allowed(self, images: Tensor, ids: list[str]) -> Tensor | None:
-        """Where images may change, boolean, shape (N, 1, H, W): not where an earlier run repainted them."""
-        if not self.avoid:
+        """Where images may change, weights in [0, 1], shape (N, 1, H, W): see ``avoid`` and ``repel``."""
+        if not self.avoid and not self.repel:
             return None
-        allowed = images.new_ones(len(images), 1, *images.shape[2:], dtype=torch.bool)
-        for row, id in enumerate(ids):
-            for path in (store.image_path("mask", id) for store in self.avoid):
-                if path.exists():
-                    allowed[row] &= from_uint8(load_png(path)).to(images.device) == 0
+        allowed = images.new_ones(len(images), 1, *images.shape[2:])
+        for row, (image, id) in enumerate(zip(images, ids, strict=True)):
+            for mask in _stored("mask", id, self.avoid):
+                allowed[row] *= mask.to(images.device) == 0
+            for counterfactual in _stored("counterfactual", id, self.repel):
+                allowed[row] *= 1 - change_map(image[None], counterfactual[None].to(images.device))[0]
         return allowed
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Explanation]:
@@ -198,3 +206,10 @@ class LitCounterfactual(LightningModule):
                 )
                 self._compile = False
         return skipped + self.explainer.advance(drain=self.trainer.predict_loop.batch_progress.is_last_batch)
+
+
+def _stored(kind: str, id: str, stores: list[RunStore]) -> Iterator[Tensor]:
+    """An image of each run that has it, shape (C, H, W), in [0, 1]."""
+    for path in (store.image_path(kind, id) for store in stores):
+        if path.exists():
+            yield from_uint8(load_png(path))

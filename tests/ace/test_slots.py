@@ -5,7 +5,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from ace.attacks import PGD, CarliniWagner, ProximalGradient, Stop
+from ace.attacks import PGD, CarliniWagner, GradientDescent, ProximalGradient, Stop
 from ace.decision import BinaryDecision
 from ace.diffusion_filter import DiffusionFilter
 from ace.objective import Distance, Objective
@@ -236,6 +236,18 @@ def test_an_empty_pool_takes_images_of_another_size(make_pool):
     fresh = make_pool()
     fresh.add(query("b", size=12))
     assert torch.equal(one.pre_explanation, fresh.run(drain=True)[0].pre_explanation)
+
+
+def test_a_weight_scales_the_gradient_of_its_pixels(make_pool):
+    weights, changes = torch.linspace(0, 1, 8).expand(1, 8, 8), []
+    for allowed in (None, weights):
+        pool, one = make_pool(attack=GradientDescent(1, step_size=10)), query("b")
+        one.allowed = allowed
+        pool.add(one)
+        pool.run(drain=True)
+        changes.append(one.pre_explanation - one.image)
+    assert changes[0].abs().max() > 1e-3
+    assert torch.allclose(changes[1], weights * changes[0], atol=1e-6)
 
 
 def test_an_image_changes_only_where_it_may(make_pool):

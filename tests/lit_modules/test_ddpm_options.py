@@ -163,3 +163,18 @@ def test_an_export_does_not_tell_where_its_training_began(ddpm_folder, tmp_path)
     LitDDPM(unet, scheduler, pretrained=str(ddpm_folder)).export(tmp_path / "new", torch.float32)
     written = "".join(path.read_text() for path in (tmp_path / "new").rglob("*.json"))
     assert str(ddpm_folder) not in written
+
+
+@pytest.mark.parametrize(("focus", "early"), [(None, 0.1), (100, 0.75 + 0.25 * 0.1), (1000, 0.1)])
+def test_the_focus_is_trained_more_often(make_unet, focus, early):
+    torch.manual_seed(0)
+    timesteps = LitDDPM(make_unet(SIZE), DDPMScheduler(), focus=focus).draw_timesteps(20_000)
+    assert (timesteps < 100).float().mean() == pytest.approx(early, abs=0.01)
+    assert timesteps.min() >= 0
+    assert 990 <= timesteps.max() < 1000
+
+
+@pytest.mark.parametrize("focus", [0, 1001, -1])
+def test_a_focus_that_does_not_exist_is_refused(make_unet, focus):
+    with pytest.raises(ValueError, match=f"focus must be a timestep from 1 to 1000, got {focus}"):
+        LitDDPM(make_unet(SIZE), DDPMScheduler(), focus=focus)
