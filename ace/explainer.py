@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,15 +14,14 @@ from torch import Tensor, nn
 from ace.attacks import PGD, Attack
 from ace.decision import AwayFrom, Decision
 from ace.diffusion_filter import DiffusionFilter
-from ace.explanation import Explanation, failure, query_facts
+from ace.explanation import Explanation, failure, judge
 from ace.images import as_saved
 from ace.inputs import check_call, content_ids
-from ace.memory import peak_memory
 from ace.noise import draw, generator
 from ace.objective import Classifier, Distance, Objective, logits_of
 from ace.preflight import check_images, check_labels, check_networks
 from ace.refinement import Refinement
-from ace.slots import Query, SlotPool, fixed_batch
+from ace.slots import Query, SlotPool, in_slots
 from ace.targets import OtherSide, TargetPolicy, Untargeted
 
 T = TypeVar("T")
@@ -318,50 +316,8 @@ class CounterfactualExplainer:
         )
         for query in queries:
             query.unet_forwards += self.diffusion_filter.passes.forwards - forwards
-        return self._judge(queries, original, pre_explanation, as_saved(counterfactual), mask, started)
-
-    def _judge(
-        self,
-        queries: list[Query],
-        original: Tensor,
-        pre_explanation: Tensor,
-        counterfactual: Tensor,
-        mask: Tensor,
-        started: float,
-    ) -> list[Explanation]:
-        """Ask the classifier about the saved images and gather what is known."""
-        target = torch.tensor([query.target for query in queries], device=original.device)
-        logits = self._classify(counterfactual)
-        difference = (counterfactual - original).flatten(1)
-        numbers = {
-            "p_attack": self.decision.probability(self._classify(pre_explanation), target),
-            "p_after": self.decision.probability(logits, target),
-            "l1": difference.abs().mean(1),
-            "l2": difference.norm(dim=1),
-            "linf": difference.abs().amax(1),
-            "changed_area": mask.flatten(1).float().mean(1),
-        }
-        flipped = self.decision.flipped(logits, target).tolist()
-        rows = torch.stack(list(numbers.values()), dim=1).tolist()  # waits for the device
-        for query in queries:
-            query.seconds += (time.perf_counter() - started) / len(queries)
-            query.peak_memory = max(query.peak_memory, peak_memory(original.device))  # a stored one was made elsewhere
-        explanations = []
-        for row, (query, values) in enumerate(zip(queries, rows, strict=True)):
-            if all(map(math.isfinite, values)):
-                explanations.append(
-                    Explanation(
-                        status="flipped" if flipped[row] else "not_flipped",
-                        counterfactual=counterfactual[row],
-                        pre_explanation=pre_explanation[row],
-                        mask=mask[row],
-                        **query_facts(query),
-                        **dict(zip(numbers, values, strict=True)),
-                    )
-                )
-            else:
-                explanations.append(failure(query, "the result, or the classifier's output for it, is not finite"))
-        return explanations
+        images = (original, pre_explanation, as_saved(counterfactual), mask)
+        return judge(queries, *images, self._classify, self.decision, started)
 
     def _classify(self, images: Tensor) -> Tensor:
         """Float32 logits of images in [0, 1]."""
@@ -369,11 +325,4 @@ class CounterfactualExplainer:
         return logits
 
     def _in_slots(self, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Apply a batch function to at most ``slots`` rows at a time, with a constant shape if deterministic."""
-        outputs = []
-        for chunk in zip(*(values.split(self.slots) for values in inputs), strict=True):
-            count = len(chunk[0])
-            missing = fixed_batch(self.slots) - count if self.deterministic else 0
-            padded = [torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) for rows in chunk]
-            outputs.append([values[:count] for values in function(*padded)])
-        return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+        return in_slots(self.slots, self.deterministic, function, *inputs)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ace.decision import Decision
+from ace.memory import peak_memory
 from ace.slots import Query
 
 
@@ -86,3 +92,52 @@ def query_facts(query: Query) -> dict[str, Any]:
 def failure(query: Query, reason: str) -> Explanation:
     """The outcome of an image that cannot be explained."""
     return Explanation(status=f"failed: {reason}", **query_facts(query))
+
+
+def judge(
+    queries: list[Query],
+    original: Tensor,
+    pre_explanation: Tensor,
+    counterfactual: Tensor,
+    mask: Tensor,
+    classify: Callable[[Tensor], Tensor],
+    decision: Decision,
+    started: float,
+) -> list[Explanation]:
+    """Ask the classifier about the images as they are saved, and gather what is known of each.
+
+    Args:
+        queries: what was asked, N of them.
+        original, pre_explanation, counterfactual: shape (N, C, H, W), in [0, 1], rounded to 8 bits.
+        mask: boolean, shape (N, 1, H, W).
+        classify: gives logits.
+        decision: how they are read.
+        started: when the second stage of these images began, by `time.perf_counter`.
+    """
+    target = torch.tensor([query.target for query in queries], device=original.device)
+    logits = classify(counterfactual)
+    difference = (counterfactual - original).flatten(1)
+    numbers = {
+        "p_attack": decision.probability(classify(pre_explanation), target),
+        "p_after": decision.probability(logits, target),
+        "l1": difference.abs().mean(1),
+        "l2": difference.norm(dim=1),
+        "linf": difference.abs().amax(1),
+        "changed_area": mask.flatten(1).float().mean(1),
+    }
+    flipped = decision.flipped(logits, target).tolist()
+    rows = torch.stack(list(numbers.values()), dim=1).tolist()  # waits for the device
+    for query in queries:
+        query.seconds += (time.perf_counter() - started) / len(queries)
+        query.peak_memory = max(query.peak_memory, peak_memory(original.device))  # a stored one was made elsewhere
+    explanations = []
+    for row, (query, values) in enumerate(zip(queries, rows, strict=True)):
+        if not all(map(math.isfinite, values)):
+            explanations.append(failure(query, "the result, or the classifier's output for it, is not finite"))
+            continue
+        images = {"counterfactual": counterfactual[row], "pre_explanation": pre_explanation[row], "mask": mask[row]}
+        status = "flipped" if flipped[row] else "not_flipped"
+        explanations.append(
+            Explanation(status=status, **images, **query_facts(query), **dict(zip(numbers, values, strict=True)))
+        )
+    return explanations

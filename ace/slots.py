@@ -28,6 +28,19 @@ def fixed_batch(slots: int) -> int:
     return slots if slots == 1 else math.ceil(slots / ROW_GROUP) * ROW_GROUP
 
 
+def in_slots(
+    slots: int, fixed_shape: bool, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor
+) -> tuple[Tensor, ...]:
+    """Apply a batch function to at most ``slots`` rows of the inputs at a time, filled up to `fixed_batch` or not."""
+    outputs = []
+    for chunk in zip(*(values.split(slots) for values in inputs), strict=True):
+        count = len(chunk[0])
+        missing = fixed_batch(slots) - count if fixed_shape else 0
+        padded = [torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) for rows in chunk]
+        outputs.append([values[:count] for values in function(*padded)])
+    return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+
+
 @dataclass(eq=False)
 class Query:
     """One image on its way through the attack.
