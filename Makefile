@@ -17,7 +17,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: install  ## explain 16 avatars with the weights in the repository (a minute on 2 cores)
+demo: install  ## explain 16 avatars anew, with the weights in the repository (a minute on 2 cores)
 	rm -rf outputs/demo
 	$(RUN) explain.py generate --config configs/avatars/explain.yaml --output_dir outputs/demo
 
@@ -40,6 +40,7 @@ train-demo: install  ## train the weights of the demo anew (over two hours on 2 
 	$(RUN) train.py fit --config configs/avatars/oracle.yaml
 	$(RUN) train.py fit --config configs/avatars/ddpm.yaml
 	$(RUN) train.py fit --config configs/avatars/ddpm.yaml --model.pretrained weights/avatars/ddpm --model.lr 4e-4 --trainer.max_steps 2000 --output_dir outputs/avatars/ddpm-more
+	$(RUN) train.py fit --config configs/avatars/ddpm.yaml --model.pretrained weights/avatars/ddpm --model.lr 4e-4 --model.focus 250 --trainer.max_steps 2600 --output_dir outputs/avatars/ddpm-focus
 
-clean:  ## remove the environment and everything that was generated
-	rm -rf $(VENV) data outputs
+clean:  ## remove the environment, the drawn avatars and the demo's run
+	rm -rf $(VENV) data/avatars outputs/demo

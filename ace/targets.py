@@ -13,7 +13,11 @@ class TargetPolicy(ABC):
     """Chooses the target class of every image, or says why an image is left out."""
 
     def check(self, decision: Decision) -> None:
-        """Raise a `ValueError` if the policy does not fit the decision, before anything is computed."""
+        """Look up classes that are given by name; before anything else is asked of the policy.
+
+        Raises:
+            ValueError: the policy does not fit the decision.
+        """
 
     @abstractmethod
     def choose(self, scores: Tensor, prediction: int, label: int | None) -> int | str:
@@ -26,10 +30,13 @@ class TargetPolicy(ABC):
         """
 
 
-def _check_class(index: int, decision: Decision) -> None:
-    if not 0 <= index < len(decision.class_names):
-        known = ", ".join(f"{i}: {name}" for i, name in enumerate(decision.class_names))
-        raise ValueError(f"class {index} does not exist, choose one of {known}")
+def _class_index(wanted: int | str, decision: Decision) -> int:
+    names = decision.class_names
+    index = names.index(wanted) if wanted in names else wanted
+    if not isinstance(index, int) or not 0 <= index < len(names):
+        known = ", ".join(f"{i}: {name}" for i, name in enumerate(names))
+        raise ValueError(f"class {wanted} does not exist, choose one of {known}")
+    return index
 
 
 class OtherSide(TargetPolicy):
@@ -47,30 +54,30 @@ class OtherSide(TargetPolicy):
 
 
 class ToClass(TargetPolicy):
-    """One class for all; images already decided so are skipped."""
+    """One class for all, by name or index; images already decided so are skipped."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int | str) -> None:
         self.target = target
 
     def check(self, decision: Decision) -> None:
-        _check_class(self.target, decision)
+        self.target = _class_index(self.target, decision)
 
     def choose(self, scores: Tensor, prediction: int, label: int | None) -> int | str:
         return "already decided as the target" if prediction == self.target else self.target
 
 
 class Pair(TargetPolicy):
-    """From the class ``source`` to ``target``; ``both`` adds the way back. Other decisions are skipped."""
+    """From the class ``source`` to ``target``, by name or index; ``both`` adds the way back. Others are skipped."""
 
-    def __init__(self, source: int, target: int, both: bool = False) -> None:
+    def __init__(self, source: int | str, target: int | str, both: bool = False) -> None:
         if source == target:
             raise ValueError(f"source and target are the same class, {source}")
         self.ways = {source: target, target: source} if both else {source: target}
 
     def check(self, decision: Decision) -> None:
-        for source, target in self.ways.items():
-            _check_class(source, decision)
-            _check_class(target, decision)
+        self.ways = {
+            _class_index(source, decision): _class_index(target, decision) for source, target in self.ways.items()
+        }
 
     def choose(self, scores: Tensor, prediction: int, label: int | None) -> int | str:
         return self.ways.get(prediction, "decided as a class outside the pair")
@@ -104,5 +111,5 @@ class CorrectMistakes(TargetPolicy):
 
     def choose(self, scores: Tensor, prediction: int, label: int | None) -> int | str:
         if label is None:
-            raise ValueError("CorrectMistakes needs the true labels of the images")
+            return "the true label is not known, which CorrectMistakes needs"
         return label if prediction != label else self.policy.choose(scores, prediction, label)

@@ -60,6 +60,10 @@ class ExportModel(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.folder.exists():
+            rank_zero_info(f"ExportModel: the network in {self.folder} is going to be replaced")
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export if this is the best validation; checkpoints, which hold its value, are saved after it."""
         training = trainer.state.fn == "fit" and not trainer.sanity_checking

@@ -15,7 +15,7 @@ from callbacks.wandb_artifacts import log_artifact, staging
 from callbacks.wandb_tables import evaluation_table, examples_table, flip_rate_chart, outcome_table
 
 HISTOGRAMS = ("iterations", "l1", "p_after")
-FILES = ("config.yaml", "records.csv", "metrics.json", "report.html", "gallery.png")
+FILES = ("config.yaml", "records.csv", "metrics.json", "gallery.png")
 
 
 def log_config(loggers: Sequence[Logger], store: RunStore) -> None:

@@ -133,7 +133,7 @@ def test_wandb_has_the_summary_the_configuration_and_the_files_of_a_run(logged):
     name = f"counterfactuals-{folder.name[-8:]}"
     kind, metadata, files = artifacts(folder)[name]
     assert (kind, metadata) == ("counterfactuals", {"settings_hash": store.settings_hash})
-    assert files.keys() == {"config.yaml", "records.csv", "metrics.json", "report.html", "gallery.png"}
+    assert files.keys() == {"config.yaml", "records.csv", "metrics.json", "gallery.png"}
     for name, copy in files.items():
         with open(copy, "rb") as file:
             assert file.read() == (store.folder / name).read_bytes()
