@@ -29,7 +29,8 @@ EVALUATION = "configs/avatars/evaluate.yaml"  # of a command that needs a run
 EVERY_CONFIG = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
 SWEEP = "configs/sweeps/lambda_tau.yaml"  # of a command of W&B
 PRESETS = [config for config in EVERY_CONFIG if config.startswith("configs/presets/")]  # on top of another one
-CONFIGS = [config for config in EVERY_CONFIG if config not in (EVALUATION, SWEEP, *PRESETS)]
+EVALUATIONS = [config for config in EVERY_CONFIG if config.endswith("/evaluate.yaml")]
+CONFIGS = [config for config in EVERY_CONFIG if config not in (SWEEP, *EVALUATIONS, *PRESETS)]
 COMMAND = re.compile(
     r"^#   python (train\.py fit|explain\.py generate|explain\.py evaluate \S+) (--config .+)$", re.MULTILINE
 )
@@ -162,6 +163,25 @@ def test_the_command_of_an_evaluation_judges_a_run_by_the_networks_of_the_reposi
         assert metrics[name]["interval"][0] <= metrics[name]["value"] <= metrics[name]["interval"][1]
         assert name in printed
     assert "cd" in metrics
+
+
+@pytest.mark.parametrize("config", [config for config in EVALUATIONS if config != EVALUATION])
+def test_an_evaluation_of_a_published_domain_names_the_networks_that_are_missing(
+    config, arguments, tmp_path, monkeypatch, capsys
+):
+    content = yaml.safe_load((ROOT / config).read_text())
+    [(script, options)] = commands(config)
+    run = yaml.safe_load((ROOT / config).with_name("explain_l1.yaml").read_text())["output_dir"]
+    assert script.split() == ["explain.py", "evaluate", run]
+    explain.main(arguments(tmp_path / run, num_images=2))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    with pytest.warns(UserWarning) as complaints:
+        explain.main(["evaluate", run, *options])
+    missing = [str(one.message) for one in complaints if "is left out" in str(one.message)]
+    for name, path in content["networks"].items():
+        assert any(text.startswith(f"{name} is left out") and path in text for text in missing), (name, missing)
+    assert "flip_rate" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("base", ["configs/avatars/explain.yaml", "configs/celeba/explain_l1.yaml"])
