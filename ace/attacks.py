@@ -71,6 +71,10 @@ class Attack(ABC):
         """What the attack remembers of each image besides the iterate: tensors whose first axis is the image's."""
         return {}
 
+    def takes_weights(self) -> bool:
+        """Whether a pixel changes less where its gradient is made smaller."""
+        return True
+
     @abstractmethod
     def update(self, image: Tensor, original: Tensor, gradient: Tensor, state: State) -> Tensor:
         """The next iterate.
@@ -105,6 +109,9 @@ class PGD(Attack):
             raise ValueError(f"unknown norm {norm!r}: use linf or l2")
         self.epsilon = math.inf if epsilon is None else epsilon / 255
         self.norm = norm
+
+    def takes_weights(self) -> bool:
+        return self.norm == "l2"
 
     def update(self, image: Tensor, original: Tensor, gradient: Tensor, state: State) -> Tensor:
         if self.norm == "l2":

@@ -154,7 +154,9 @@ class Calibration:
             explainer.pool.add(replace(query))
         found = {explanation.id: explanation for explanation in explainer.advance(drain=True)}
         self._attacked[settings] = [
-            replace(query, pre_explanation=found[query.id].pre_explanation.cpu())  # many settings are kept
+            replace(  # on the CPU: many settings are kept
+                query, pre_explanation=found[query.id].pre_explanation.cpu(), repairs=found[query.id].repairs
+            )
             for query in self.searched
             if found[query.id].pre_explanation is not None
         ]

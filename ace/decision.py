@@ -185,19 +185,19 @@ def relabel(labels: Tensor, names: Sequence[str], classifier: NormalisedClassifi
         Labels of the same kind; -1 where the classifier does not know the class, or the data the attribute. None where
         they say nothing about the classifier's.
     """
+    if (labels.ndim == 2) != (classifier.task == "multilabel"):
+        return None
     known, names = classifier.class_names, list(names)
     if not set(names).intersection(known) and len(names) != len(known):
         return None
     if names == known or not set(names).intersection(known):
         return labels
-    if labels.ndim == 2 and classifier.task == "multilabel":
+    if labels.ndim == 2:
         unknown = torch.full_like(labels[:, :1], -1)
         columns = [names.index(name) if name in names else len(names) for name in known]
         return torch.cat([labels, unknown], dim=1)[:, columns]
-    if labels.ndim == 1 and classifier.task != "multilabel":
-        classes = [known.index(name) if name in known else -1 for name in names]
-        return torch.tensor([*classes, -1], device=labels.device)[labels]  # the last one is for a label of -1
-    return labels
+    classes = [known.index(name) if name in known else -1 for name in names]
+    return torch.tensor([*classes, -1], device=labels.device)[labels]  # the last one is for a label of -1
 
 
 def decision_for(classifier: NormalisedClassifier, query: int | str | None) -> Decision:

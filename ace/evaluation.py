@@ -104,7 +104,7 @@ def measure_diversity(stores: Sequence[RunStore], judges: Judges) -> dict[str, M
     """How different the counterfactuals of the same image are between runs, by every perceptual distance.
 
     Images that are explained in all the runs count, flipped or not. Left out, with a warning, where the runs differ in
-    more than their seed and the runs they avoid: it would tell methods apart, not draws.
+    more than their seed and the earlier runs they avoid or are repelled by: it would tell methods apart, not draws.
     """
     if any(_but_seed(store) != _but_seed(stores[0]) for store in stores):
         warnings.warn("diversity is left out: the runs differ in more than their seed", stacklevel=2)
@@ -184,5 +184,5 @@ def _values(records: Sequence[Record], name: str) -> list[float]:
 
 
 def _but_seed(store: RunStore) -> dict[str, Any]:
-    drawn = ("model.seed", "model.avoid", "model.repel")
+    drawn = ("model.seed", "earlier.", "refined_from")
     return {name: value for name, value in flatten(store.settings).items() if not name.startswith(drawn)}

@@ -21,7 +21,7 @@ from ace.noise import draw, generator
 from ace.objective import Classifier, Distance, Objective, logits_of
 from ace.preflight import check_images, check_labels, check_networks
 from ace.refinement import Refinement
-from ace.slots import Query, SlotPool, in_slots
+from ace.slots import Query, SlotPool, fixed_batch, in_slots
 from ace.targets import OtherSide, TargetPolicy, Untargeted
 
 T = TypeVar("T")
@@ -148,13 +148,14 @@ class CounterfactualExplainer:
             labels: true labels, shape (N,) or (N, A); -1 for one that is not known.
             ids: unique identities; by default a hash of each image's content.
             allowed: where each image may change, shape (N, 1, H, W): boolean, or weights of the gradient in [0, 1];
-                everywhere by default.
+                everywhere by default. Sign steps take no weights but 0 and 1.
 
         Raises:
             RuntimeError: called in inference mode, where no gradient exists.
             ValueError: images of the wrong kind, ids that are not unique, a target that does not exist, or another
                 number of targets, labels, ids or regions than of images.
         """
+        check_call(images, targets=targets, labels=labels, ids=ids, allowed=allowed)
         try:
             self.submit(images, targets, labels, ids, allowed)
             finished = {explanation.id: explanation for explanation in self.advance(drain=True)}
@@ -192,6 +193,8 @@ class CounterfactualExplainer:
         classes = len(self.decision.class_names)
         if targets is not None and not bool(((targets >= 0) & (targets < classes)).all()):
             raise ValueError(f"targets must be classes from 0 to {classes - 1}, got {targets.tolist()}")
+        if allowed is not None and not self.pool.attack.takes_weights() and bool(((allowed > 0) & (allowed < 1)).any()):
+            raise ValueError("allowed holds weights, and sign steps take none: use ProximalGradient, or 0 and 1 alone")
         ids = content_ids(images) if ids is None else ids
         images = as_saved(images)
         if not self._checked and len(images):
@@ -224,7 +227,7 @@ class CounterfactualExplainer:
             elif isinstance(goal, str):
                 self._finished.append(Explanation(ids[row], images[row], f"skipped: {goal}", **facts))
             else:
-                region = None if allowed is None else allowed[row]
+                region = None if allowed is None else allowed[row].to(images.device)
                 self.pool.add(Query(ids[row], images[row], goal, p_before=p_before[row], allowed=region, **facts))
 
     def advance(self, drain: bool) -> list[Explanation]:
@@ -237,6 +240,10 @@ class CounterfactualExplainer:
             torch.OutOfMemoryError: the memory is not enough for one image.
         """
         self._within_memory(lambda: self._work(drain))
+        return self.take_finished()
+
+    def take_finished(self) -> list[Explanation]:
+        """What is finished so far, for listeners of the pool while `advance` works, which does not return it again."""
         finished, self._finished = self._finished, []
         return finished
 
@@ -277,12 +284,15 @@ class CounterfactualExplainer:
             self._halve_slots()  # outside of the handler: the error holds on to the tensors of its frames
 
     def _halve_slots(self) -> None:
+        slots = self.slots // 2
+        while self.deterministic and slots > 1 and fixed_batch(slots) == fixed_batch(self.slots):
+            slots //= 2  # the same rows would be computed
         warnings.warn(
-            f"the memory is not enough for {self.slots} images at a time: going on with {self.slots // 2}; "
+            f"the memory is not enough for {self.slots} images at a time: going on with {slots}; "
             "the filter's segments save memory too",
             stacklevel=4,
         )
-        self.resize(self.slots // 2)
+        self.resize(slots)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

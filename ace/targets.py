@@ -57,10 +57,10 @@ class ToClass(TargetPolicy):
     """One class for all, by name or index; images already decided so are skipped."""
 
     def __init__(self, target: int | str) -> None:
-        self.target = target
+        self.wanted = self.target = target
 
     def check(self, decision: Decision) -> None:
-        self.target = _class_index(self.target, decision)
+        self.target = _class_index(self.wanted, decision)
 
     def choose(self, scores: Tensor, prediction: int, label: int | None) -> int | str:
         return "already decided as the target" if prediction == self.target else self.target
@@ -72,12 +72,17 @@ class Pair(TargetPolicy):
     def __init__(self, source: int | str, target: int | str, both: bool = False) -> None:
         if source == target:
             raise ValueError(f"source and target are the same class, {source}")
-        self.ways = {source: target, target: source} if both else {source: target}
+        self.source, self.target, self.both = source, target, both
+        self.ways = self._ways(source, target)
+
+    def _ways(self, source: int | str, target: int | str) -> dict[int | str, int | str]:
+        return {source: target, target: source} if self.both else {source: target}
 
     def check(self, decision: Decision) -> None:
-        self.ways = {
-            _class_index(source, decision): _class_index(target, decision) for source, target in self.ways.items()
-        }
+        source, target = _class_index(self.source, decision), _class_index(self.target, decision)
+        if source == target:
+            raise ValueError(f"source {self.source} and target {self.target} are the same class")
+        self.ways = self._ways(source, target)
 
     def choose(self, scores: Tensor, prediction: int, label: int | None) -> int | str:
         return self.ways.get(prediction, "decided as a class outside the pair")

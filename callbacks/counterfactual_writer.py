@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import fields
 from typing import Any
 
@@ -40,7 +40,8 @@ class CounterfactualWriter(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the number of slots, if it was left open: with it the run goes on, and is repeated or refined."""
-        pl_module.explainer.pool.listeners.append(lambda: self._settle(PENDING))
+        explainer = pl_module.explainer
+        explainer.pool.listeners.append(lambda: self._store(explainer.take_finished()))  # of a step that goes on
         method = self.store.config.get("model")
         if trainer.is_global_zero and method is not None and method.get("slots") is None:
             method["slots"] = pl_module.explainer.slots
@@ -55,10 +56,7 @@ class CounterfactualWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        for explanation in outputs:
-            self._settle(PENDING - 1)
-            # Converted here: what waits holds no memory of the device.
-            self._pending.append(self._thread.submit(self.store.add, *_as_stored(explanation, self.seed)))
+        self._store(outputs)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.flush()
@@ -66,6 +64,7 @@ class CounterfactualWriter(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what is finished. Errors in that are told, not raised, lest they hide the one that ends the run."""
+        self._hand_over(pl_module.explainer.take_finished())
         self._thread.shutdown()
         errors = [error for future in self._pending if (error := future.exception())]
         if errors and not isinstance(exception, WriteError):
@@ -78,6 +77,18 @@ class CounterfactualWriter(Callback):
             WriteError, ValueError: as for `RunStore.add`.
         """
         self._settle(0)
+
+    def _store(self, explanations: list[Explanation]) -> None:
+        self._hand_over(explanations)
+        self._settle(PENDING)
+
+    def _hand_over(self, explanations: list[Explanation]) -> None:
+        """Queue all of them, whatever goes wrong with one; wait where too many are pending."""
+        for explanation in explanations:
+            if len(self._pending) >= PENDING:
+                wait([self._pending[-PENDING]])  # they are written in their order
+            # Converted here: what waits holds no memory of the device.
+            self._pending.append(self._thread.submit(self.store.add, *_as_stored(explanation, self.seed)))
 
     def _settle(self, most: int) -> None:
         """Wait until at most so many explanations are pending; raise what went wrong with one that is not any more."""

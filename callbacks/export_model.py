@@ -61,8 +61,8 @@ class ExportModel(Callback):
         self.best = state_dict["best"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.folder.exists():
-            rank_zero_info(f"ExportModel: the network in {self.folder} is going to be replaced")
+        if self.folder.exists() and self.monitor is None and _writes(trainer):
+            rank_zero_info(f"The network in {self.folder} is going to be replaced")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export if this is the best validation; checkpoints, which hold its value, are saved after it."""

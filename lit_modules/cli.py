@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import Namespace, dict_to_namespace
 from jsonargparse.typing import NonNegativeInt
@@ -149,7 +150,8 @@ class ExplainCLI(OutputCLI):
         for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
             if getattr(logger, "class_path", "").endswith("WandbLogger") and not logger.init_args.get("id"):
                 logger.init_args.id = remembered_run(self.config.output_dir).get("id")
-        if trainer.strategy == "ddp" or (trainer.strategy == "auto" and trainer.devices not in (1, "1", "auto")):
+        several = torch.cuda.device_count() > 1 if trainer.devices == "auto" else trainer.devices not in (1, "1")
+        if trainer.strategy == "ddp" or (trainer.strategy == "auto" and several):
             patience = {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"timeout": TIMEOUT}}
             trainer.strategy = dict_to_namespace(patience)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,15 @@ from lit_modules.cli import ExplainCLI, one_sentence
 from lit_modules.closing_summary import print_paths, print_summary
 from lit_modules.counterfactual import MEMORY_ARGUMENTS, LitCounterfactual
 from lit_modules.set_up import check_fit, make_cli
+
+HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+ELSEWHERE = (
+    "classifier",
+    "diffusion",
+    "avoid",
+    "repel",
+    *MEMORY_ARGUMENTS,
+)  # by content, or not at all
 
 
 def generate(args: list[str]) -> RunStore | None:
@@ -137,7 +147,9 @@ def _refine(source: RunStore, target: RunStore, model: LitCounterfactual) -> Non
     explained = [record for record in todo if record.explained]
     for start in tqdm(range(0, len(explained), explainer.slots), desc="Refining", disable=None):
         chunk = explained[start : start + explainer.slots]
-        for explanation in explainer.refine([_stored_query(source, record, model) for record in chunk]):
+        with torch.autocast(device.type, HALF.get(source.settings["precision"]), source.settings["precision"] in HALF):
+            explanations = explainer.refine([_stored_query(source, record, model) for record in chunk])
+        for explanation in explanations:
             write_explanation(target, explanation, explainer.seed)
     _finish(target)
 
@@ -172,6 +184,7 @@ def _set_up(args: list[str]) -> tuple[ExplainCLI, list[str]]:
         repeated = len(ids) - len(set(ids))
         raise ValueError(f"{repeated} ids of {type(data).__name__} are not unique: every image needs its own")
     check_fit(cli)
+    cli.model.check_earlier_runs(data)
     return cli, ids
 
 
@@ -197,14 +210,19 @@ def _settings(config: dict[str, Any], model: LitCounterfactual, precision: str) 
             "classifier": model.classifier.identity,
             "diffusion": folder_hash(local_folder(method["diffusion"])),  # it can be a name on the hub
         },
-        "model": {
-            name: value for name, value in method.items() if name not in ("classifier", "diffusion", *MEMORY_ARGUMENTS)
-        },
+        "model": {name: value for name, value in method.items() if name not in ELSEWHERE},
+        "earlier": {name: [_content(run) for run in getattr(model, name)] for name in ("avoid", "repel")},
         "data": {
             "class_path": data["class_path"],
             **{name: value for name, value in data["init_args"].items() if name not in LOADING_ARGUMENTS},
         },
     }
+
+
+def _content(store: RunStore) -> str:
+    """What an earlier run holds: its results follow from its settings."""
+    ids = "\n".join(sorted(store.finished_ids()))
+    return f"{store.settings_hash}, images {hashlib.sha256(ids.encode()).hexdigest()}"
 
 
 def _set_up_refinement(
@@ -222,6 +240,7 @@ def _set_up_refinement(
         raise ValueError(f"the weights have changed since {run} was made: {source.config['model']['classifier']!r} or "
                          f"{source.config['model']['diffusion']!r} is not what the run used; restore it")  # fmt: skip
     name = f"{source.folder.name}-threshold{refinement['threshold']}-dilation{refinement['dilation']}"
+    settings["refined_from"] = source.settings_hash  # `generate` would repair, from other pre-explanations
     target = RunStore.create(output_dir or source.folder.parent / name, config, settings)
     return source, target, model
 

@@ -28,11 +28,12 @@ from ace.refinement import Refinement, change_map
 from ace.run_store import RunStore
 from ace.slots import fixed_batch
 from ace.targets import OtherSide, TargetPolicy
+from datamodules.base import ImageDataModule
 
 # Arguments that concern memory and speed: runs that differ in them have the same results, up to rounding.
 MEMORY_ARGUMENTS = ("segments", "slots", "deterministic", "compile_unet")
-# Slots until the plan is made: enough for the checks before it to see whether the networks take several images.
-UNPLANNED = 2
+# Slots until a plan is made, and of `calibrate`, which makes none: as many images as are computed in any case.
+UNPLANNED = fixed_batch(2)
 
 
 class LitCounterfactual(LightningModule):
@@ -100,8 +101,6 @@ class LitCounterfactual(LightningModule):
         super().__init__()
         if compile_unet and not deterministic:
             raise ValueError("compile_unet needs batches of one shape: set deterministic to true")
-        if repel and isinstance(attack, PGD) and attack.norm == "linf":
-            raise ValueError("repel weighs the gradient, and sign steps take no weights: use ace.ProximalGradient")
         self.avoid = [RunStore.open(folder) for folder in avoid or ()]
         self.repel = [RunStore.open(folder) for folder in repel or ()]
         self.classifier = load_classifier(classifier)
@@ -122,6 +121,8 @@ class LitCounterfactual(LightningModule):
         self.explainer = self.make_explainer(
             self.diffusion_filter, attack, distance, refinement, gradient_passes=gradient_passes
         )
+        if repel and not attack.takes_weights():
+            raise ValueError("repel weighs the gradient, and sign steps take no weights: use ace.ProximalGradient")
         self._slots, self._segments, self._compile = slots, segments, compile_unet
         self.kept_slots: int | None = None
 
@@ -191,6 +192,23 @@ class LitCounterfactual(LightningModule):
             for counterfactual in _stored("counterfactual", id, self.repel):
                 allowed[row] *= 1 - change_map(image[None], counterfactual[None].to(images.device))[0]
         return allowed
+
+    def check_earlier_runs(self, data: ImageDataModule) -> None:
+        """Check that the runs of ``avoid`` and ``repel`` have something to say about the images of a data module.
+
+        Raises:
+            ValueError: one has none of the images, or they had another size.
+        """
+        size, ids = data.image_size, set(data.predict_ids())
+        height, width = (size, size) if isinstance(size, int) else size
+        for store in (*self.avoid, *self.repel):
+            shared = sorted(ids & {record.id for record in store.records() if record.explained})
+            if not shared:
+                raise ValueError(f"{store.folder} explains none of these images: take it out of avoid and repel")
+            found = load_png(store.image_path("original", shared[0])).shape[:2]
+            if found != (height, width):
+                sizes = f"{found[0]} x {found[1]} pixels, these have {height} x {width}"
+                raise ValueError(f"the images of {store.folder} have {sizes}: give a run of the same size")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Explanation]:
         """Explanations that are finished: of this batch or of earlier ones, the last batch gives all that are left."""

@@ -176,7 +176,7 @@ def test_an_evaluation_of_a_published_domain_names_the_networks_that_are_missing
     explain.main(arguments(tmp_path / run, num_images=2))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    with pytest.warns(UserWarning) as complaints:
+    with pytest.warns(UserWarning, match="is left out") as complaints:
         explain.main(["evaluate", run, *options])
     missing = [str(one.message) for one in complaints if "is left out" in str(one.message)]
     for name, path in content["networks"].items():

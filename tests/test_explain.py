@@ -16,6 +16,7 @@ import pytest
 import torch
 import wandb
 import yaml
+from PIL import Image
 
 import explain
 from ace.images import from_uint8, load_png
@@ -251,6 +252,23 @@ def test_other_weights_are_refused(finished, arguments, make_ddpm_folder, capsys
     assert "weights.diffusion" in text
 
 
+def test_earlier_runs_are_known_by_their_content(copied, arguments, tmp_path, capsys):
+    moved = copied.with_name("moved")
+    shutil.copytree(copied, moved)
+    for folder in (copied, moved):
+        explain.main(arguments(tmp_path / "second", f"--model.avoid=[{folder}]"))
+    explain.main(arguments(moved, num_images=5))
+    assert "earlier.avoid" in refusal(capsys, arguments(tmp_path / "second", f"--model.avoid=[{moved}]"))
+
+
+def test_an_earlier_run_of_other_images_is_refused(copied, arguments, tmp_path, capsys):
+    asked = arguments(tmp_path / "second", f"--model.avoid=[{copied}]")
+    assert "explains none of these images" in refusal(capsys, [*asked, "--data.seed=5"])
+    for path in (copied / "images" / "original").iterdir():
+        Image.new("RGB", (32, 32)).save(path)
+    assert "have 32 x 32 pixels, these have 64 x 64" in refusal(capsys, asked)
+
+
 def test_the_same_weights_elsewhere_are_accepted(copied, arguments, classifier_folder, tmp_path):
     shutil.copytree(classifier_folder, tmp_path / "moved")
     explain.main(arguments(copied, f"--model.classifier={tmp_path / 'moved'}", num_images=5))
@@ -343,6 +361,8 @@ def test_refine_with_the_same_settings_gives_the_same_pictures(finished, tmp_pat
     assert pictures(tmp_path / "again") == pictures(finished)
     assert "flip_rate" in capsys.readouterr().out
     before, after = records(finished), records(tmp_path / "again")
+    again = {one.pop("settings") for one in after.values()}
+    assert again.isdisjoint(one.pop("settings") for one in before.values())
     # The cost so far, and another filter of two steps.
     assert after == {id: record | {"unet_forwards": record["unet_forwards"] + 2} for id, record in before.items()}
     for old, new in zip(table(finished), table(tmp_path / "again"), strict=True):
@@ -364,6 +384,19 @@ def test_refine_with_another_threshold_makes_a_folder_of_its_own(copied):
     }
     stored = yaml.safe_load((folder / "config.yaml").read_text())["settings"]["model"]["refinement"]
     assert stored == {"threshold": 0.9, "dilation": 1}
+
+
+def test_a_refined_run_is_not_continued_by_generate(finished, arguments, tmp_path, capsys):
+    """Which would repair, and begin from pre-explanations of its own."""
+    explain.main(["refine", str(finished), "--output_dir", str(tmp_path / "refined")])
+    assert "refined_from" in refusal(capsys, arguments(tmp_path / "refined", num_images=5))
+
+
+def test_a_run_is_refined_in_its_own_precision(arguments, tmp_path):
+    run = tmp_path / "run"
+    explain.main(arguments(run, "--trainer.precision=bf16-mixed", num_images=2))
+    explain.main(["refine", str(run), "--output_dir", str(tmp_path / "again")])
+    assert pictures(tmp_path / "again") == pictures(run)
 
 
 def test_refine_continues_and_carries_over_what_was_left_out(copied):

@@ -1,5 +1,6 @@
 """The stages of a calibration, on toy networks."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -211,3 +212,13 @@ def test_a_survival_has_an_interval():
     point = Survival(5, 10, 10)
     assert point.share == 1
     assert point.interval == (pytest.approx(0.722, abs=1e-3), 1)
+
+
+def test_masks_start_from_repaired_images_as_they_were_repaired(make, make_calibration):
+    """The same settings have the same outcome in both stages."""
+    start = replace(START, iterations=1, step_size=8.0)
+    calibration = make_calibration(5, make=partial(make, repairs=3))
+    attacked = next(iter(calibration.attacks(start)))
+    assert any(query.repairs for query in calibration._attacked[start])
+    refined = next(iter(calibration.masks(start)))
+    assert (refined.outcome.flipped, refined.outcome.l1) == (attacked.outcome.flipped, attacked.outcome.l1)

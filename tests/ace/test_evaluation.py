@@ -278,14 +278,14 @@ def test_diversity_is_the_distance_between_runs_of_what_all_explained(batch_size
 
 
 def test_diversity_is_between_runs_that_differ_in_their_seed_alone(tmp_path):
-    def run(name, **model):
-        store = RunStore.create(tmp_path / name, {}, {"model": model})
+    def run(name, earlier=(), **model):
+        store = RunStore.create(tmp_path / name, {}, {"model": model, "earlier": {"avoid": list(earlier)}})
         store.add(explained("a", 0, "flipped", 1), pictures(0, 10))
         return store
 
     judges, first = Judges(distances={"far": l1}), run("1", seed=0, steps=5)
     assert measure_diversity([first, run("2", seed=1, steps=5)], judges).keys() == {"diversity_far"}
-    assert measure_diversity([first, run("4", seed=1, steps=5, avoid=["1"])], judges).keys() == {"diversity_far"}
+    assert measure_diversity([first, run("4", seed=1, steps=5, earlier=["1"])], judges).keys() == {"diversity_far"}
     with pytest.warns(UserWarning, match="diversity is left out: the runs differ in more than their seed"):
         assert measure_diversity([first, run("3", seed=1, steps=6)], judges) == {}
 

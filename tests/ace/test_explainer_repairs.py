@@ -152,3 +152,31 @@ def test_what_one_pool_has_finished_outlives_an_error_of_the_other(make_explaine
 def test_a_region_of_the_wrong_kind_is_refused(make_explainer, images, allowed):
     with pytest.raises(ValueError, match=r"allowed must (have the shape \(5, 1, 16, 16\), got|.*lies in \[-?1)"):
         make_explainer().explain(images, allowed=allowed)
+
+
+def test_what_is_finished_while_others_are_repaired_can_be_taken(make_explainer, images):
+    """A run that is stopped in the middle of the repairs must not lose the images that need none."""
+    explainer, taken = make_explainer(slots=5), []
+    explainer.pool.listeners.append(lambda: taken.append(explainer.take_finished()))
+    explainer.submit(images, ids=IDS)
+    returned = explainer.advance(drain=True)
+    early = [explanation for some in taken for explanation in some]
+    assert early
+    assert sorted(explanation.id for explanation in early + returned) == IDS
+    assert max(e.repairs for e in early) < max(e.repairs for e in returned)
+
+
+def test_weights_are_refused_where_sign_steps_would_ignore_them(make_explainer, images):
+    half = torch.full((5, 1, 16, 16), 0.5)
+    with pytest.raises(ValueError, match="sign steps take none"):
+        make_explainer(attack=PGD(1)).explain(images, allowed=half)
+    assert len(make_explainer(attack=PGD(1, norm="l2")).explain(images, allowed=half)) == 5
+    assert len(make_explainer(attack=PGD(1)).explain(images, allowed=half > 0)) == 5
+
+
+def test_a_refused_call_keeps_what_was_submitted_before(make_explainer, images):
+    explainer = make_explainer()
+    explainer.submit(images[:2], ids=IDS[:2])
+    with pytest.raises(ValueError, match="divide them by 255"):
+        explainer.explain(images * 255)
+    assert sorted(explanation.id for explanation in explainer.advance(drain=True)) == IDS[:2]

@@ -41,10 +41,13 @@ def test_pair_goes_one_way_or_both():
 
 def test_classes_may_be_named():
     to_fox, pair = ToClass("fox"), Pair("dog", 0, both=True)
-    for policy in (to_fox, pair, pair):  # a policy may serve several explainers
-        policy.check(THREE)
+    for classes in (ClassDecision(["fox", "cat", "dog"]), THREE):  # a policy may serve several explainers
+        to_fox.check(classes)
+        pair.check(classes)
     assert to_fox.choose(torch.zeros(3), 0, None) == 2
     assert [pair.choose(torch.zeros(3), decided, None) for decided in (1, 0)] == [0, 1]
+    with pytest.raises(ValueError, match="source cat and target 0 are the same class"):
+        Pair("cat", 0).check(THREE)
 
 
 @pytest.mark.parametrize(

@@ -100,12 +100,20 @@ def writer(store):
 
 
 @pytest.fixture
-def listener(writer):
+def module():
+    """A module in the middle of a step, whose explainer has finished what is in ``ready``."""
+    ready = []
+    explainer = SimpleNamespace(
+        pool=SimpleNamespace(listeners=[]), take_finished=lambda: [ready.pop(0) for _ in range(len(ready))]
+    )
+    return SimpleNamespace(explainer=explainer, ready=ready)
+
+
+@pytest.fixture
+def listener(writer, module):
     """What the attack calls after each iteration."""
-    pool = SimpleNamespace(listeners=[])
-    trainer = SimpleNamespace(is_global_zero=True)
-    writer.on_predict_start(trainer, SimpleNamespace(explainer=SimpleNamespace(pool=pool)))
-    [listener] = pool.listeners
+    writer.on_predict_start(SimpleNamespace(is_global_zero=True), module)
+    [listener] = module.explainer.pool.listeners
     return listener
 
 
@@ -146,6 +154,16 @@ def test_the_run_goes_on_while_its_explanations_are_written(store, writer, liste
     assert written(store) == ["a", "b"]
 
 
+def test_what_is_finished_is_written_while_its_step_goes_on(store, writer, module, listener):
+    for name in "ab":
+        module.ready.append(explained(name, True))
+        listener()
+    finish(writer, "c")
+    module.ready.append(explained("d", True))
+    writer.on_exception(None, module, SystemExit(143))
+    assert written(store) == list("abcd")
+
+
 def test_what_waits_holds_no_tensors(writer, gate):
     explanation = explained("a", True)
     tensors = [weakref.ref(value) for value in vars(explanation).values() if isinstance(value, torch.Tensor)]
@@ -171,17 +189,17 @@ def test_the_run_waits_when_many_explanations_do(store, writer, gate, monkeypatc
 @pytest.mark.parametrize(
     "end",
     [
-        lambda writer: writer.on_predict_end(None, None),
-        lambda writer: writer.on_exception(None, None, SystemExit(143)),
-        CounterfactualWriter.flush,
+        lambda writer, module: writer.on_predict_end(None, module),
+        lambda writer, module: writer.on_exception(None, module, SystemExit(143)),
+        lambda writer, module: writer.flush(),
     ],
     ids=["end", "exception", "flush"],
 )
 @pytest.mark.filterwarnings("error")
-def test_however_the_run_ends_all_is_written_before(end, store, writer, gate):
+def test_however_the_run_ends_all_is_written_before(end, store, writer, module, gate):
     finish(writer, "a", "b", "c")
     open_soon(gate)
-    end(writer)
+    end(writer, module)
     assert written(store) == ["a", "b", "c"]
 
 
@@ -196,7 +214,7 @@ def failing(store, writer, listener):
 REFUSED = r"mask/b\.png cannot be written \(Is a directory\)"
 
 
-def test_an_iteration_ends_the_run_that_cannot_write_and_the_other_images_are_written(store, failing, listener):
+def test_an_iteration_ends_the_run_that_cannot_write_and_the_other_images_are_written(store, failing, module, listener):
     def iterate():
         end = time.monotonic() + 30
         while time.monotonic() < end:
@@ -206,7 +224,7 @@ def test_an_iteration_ends_the_run_that_cannot_write_and_the_other_images_are_wr
         iterate()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        failing.on_exception(None, None, error.value)
+        failing.on_exception(None, module, error.value)
     assert written(store) == ["a", "c"]
 
 
@@ -225,7 +243,15 @@ def test_the_run_that_cannot_write_ends_with_the_reason(hook, failing, monkeypat
         hook(failing)
 
 
-def test_a_run_that_ends_by_another_error_tells_what_could_not_be_written(store, failing):
+def test_the_others_of_a_batch_are_written_when_one_cannot_be(store, failing, module, monkeypatch):
+    monkeypatch.setattr(counterfactual_writer, "PENDING", 1)
+    with pytest.raises(WriteError, match=REFUSED) as error:
+        finish(failing, *"defg")
+    failing.on_exception(None, module, error.value)
+    assert written(store) == list("acdefg")
+
+
+def test_a_run_that_ends_by_another_error_tells_what_could_not_be_written(store, failing, module):
     with pytest.warns(UserWarning, match=f"1 finished images could not be stored: .*{REFUSED}"):
-        failing.on_exception(None, None, RuntimeError())
+        failing.on_exception(None, module, RuntimeError())
     assert written(store) == ["a", "c"]
