@@ -212,7 +212,7 @@ def decision_for(classifier: NormalisedClassifier, query: int | str | None) -> D
         if query is not None:
             raise ValueError(
                 f"query {query!r} asks for an attribute, but the classifier decides between classes ({known}): "
-                "leave query out, and name a class in the policy"
+                "leave query out, and give the policy a class"
             )
         return BinaryDecision(tuple(names)) if classifier.task == "binary" else ClassDecision(names)
     index = names.index(query) if query in names else query

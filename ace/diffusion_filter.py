@@ -63,7 +63,7 @@ class DiffusionFilter(nn.Module):
         scheduler: its noise schedule; every ``prediction_type`` and ``variance_type`` of diffusers.
         steps: tau, as a count of respaced steps or as a fraction (float) of ``respacing``.
         respacing: number of steps that the whole chain is respaced to, as in guided-diffusion.
-        stochastic: whether noise is added; without it the image is only scaled (as the published code does).
+        stochastic: whether noise is added; without it the image is only scaled, as by the published code then.
         segments: memory of the gradient. 1 keeps all activations: ``steps`` forward passes. More keep the chain's state
             at the start of each segment and recompute the segment once in the backward pass, except for the last one:
             fewer than ``2 * steps`` forward passes for 1/segments of the memory.

@@ -65,11 +65,6 @@ class Explanation:
         """Whether the counterfactual, as saved, is decided as asked."""
         return self.status == "flipped"
 
-    @property
-    def attempted(self) -> bool:
-        """Whether a counterfactual was asked for: the image was not skipped."""
-        return not self.status.startswith("skipped")
-
 
 def query_facts(query: Query) -> dict[str, Any]:
     """What is known of an image before its result: its question and its cost."""

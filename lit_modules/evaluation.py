@@ -51,8 +51,8 @@ def evaluate(
     Args:
         run: folder of the run, or with ``experiment`` a results folder in the layout of the published code.
         experiment: name of a folder in ``run/Results``, where metrics.json goes.
-        compare: folders of further runs, measured too and printed beside it; of runs that differ in their seed alone
-            also the diversity.
+        compare: folders of further runs, measured too and printed beside it; of runs that differ in nothing but their
+            seed and the earlier runs they avoid also the diversity.
         networks: files of the networks that judge, by name: see `load_judges`; null for one whose weights come with an
             installed package.
         subsets: ``paper`` takes for each metric the images that the papers take, ``all`` all explained ones.

@@ -11,11 +11,9 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 import ace.run_store
-from ace.explanation import Explanation
 from ace.images import load_png
 from ace.record import WriteError
 from ace.run_store import Record, RunStore, flatten
@@ -463,7 +461,6 @@ def test_targets_have_names_of_their_own_or_those_of_the_classes(tmp_path):
 def test_a_status_says_whether_an_image_was_explained_and_attempted(status, explained, attempted):
     record = Record(id="a", seed=0, status=status, flipped=status == "flipped")
     assert (record.explained, record.attempted) == (explained, attempted)
-    assert Explanation("a", torch.zeros(3, 2, 2), status).attempted is attempted
 
 
 def test_flatten_gives_dotted_keys():
