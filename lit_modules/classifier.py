@@ -35,14 +35,17 @@ class LitClassifier(TrainingModule):
         pretrained: what the weights start from: a state dict (.pt, .pth or .safetensors), or the name of torchvision's
             weights for the architecture (``DEFAULT``, ``IMAGENET1K_V2``), which are downloaded. The last layer stays
             new if it has another number of classes.
-        mean, std: per-channel normalisation of [0, 1] images; by default 0.5, and with torchvision's weights what they
-            were trained with. A file of ImageNet weights needs mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225].
+        mean: per-channel normalisation of [0, 1] images; by default 0.5, and with torchvision's weights what they were
+            trained with. A file of ImageNet weights needs [0.485, 0.456, 0.406].
+        std: the same; a file of ImageNet weights needs [0.229, 0.224, 0.225].
         class_weights: of the loss, one a logit: of the class, or of the "yes" of an attribute or a binary classifier.
             ``balanced`` counts the training labels.
         label_smoothing: share of each label that is spread evenly.
         mixup: alpha of MixUp (Zhang et al. 2018); 0 for none.
         adversarial: train on adversarial images, and log ``robust_accuracy`` too.
-        lr, weight_decay, warmup_steps: AdamW with linear warm-up and cosine decay.
+        lr: of AdamW, after a linear warm-up, at the start of a cosine decay to 0.
+        weight_decay: of AdamW.
+        warmup_steps: steps of the warm-up.
 
     Raises:
         ValueError: fewer than two classes, a number out of range, or weights that do not fit.

@@ -33,10 +33,13 @@ class LitDDPM(TrainingModule):
             noise schedule take the place of ``unet`` and ``scheduler``. Or a ``.ckpt`` file of ``train.py``, for the
             ``unet`` that it was made with: its averaged weights if it has some.
         freeze: parts of the UNet that keep their weights, by the beginning of their parameters' names.
-        weighting, gamma: of the timesteps, see `DiffusionLoss`.
+        weighting: of the timesteps in the loss, ``none`` or ``min_snr``, see `DiffusionLoss`.
+        gamma: where ``min_snr`` cuts the signal-to-noise ratio off.
         focus: train the beginning of the chain more often: three in four images draw their timestep below this one, the
             rest from the whole chain. An explanation noises to tau only and never asks the network about more.
-        lr, weight_decay, warmup_steps: AdamW with linear warm-up and cosine decay.
+        lr: of AdamW, after a linear warm-up, at the start of a cosine decay to 0.
+        weight_decay: of AdamW.
+        warmup_steps: steps of the warm-up.
         channels_last: memory format of the network, about 1.5 times faster for convolutions on CPUs; not used where
             parts are frozen.
         compile: run the UNet through ``torch.compile``.
