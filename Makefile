@@ -35,7 +35,7 @@ format: install  ## format the code
 bench: install  ## time and passes of a counterfactual beside a plain loop of the published algorithm (3 minutes on 2 cores)
 	$(RUN) -m benchmarks.generate --slots 1 8 --iterations 2 --repeats 3 --docs docs
 
-train-demo: install  ## train the weights of the demo anew (over two hours on 2 cores)
+train-demo: install  ## train the weights of the demo anew (over three hours on 2 cores)
 	$(RUN) train.py fit --config configs/avatars/classifier.yaml
 	$(RUN) train.py fit --config configs/avatars/oracle.yaml
 	$(RUN) train.py fit --config configs/avatars/ddpm.yaml
