@@ -10,10 +10,10 @@ def run_names(stores: Sequence[RunStore]) -> list[str]:
     """The names of the runs' folders; where two have the same, the parts of the paths that are not the same in all."""
     paths = [store.folder.resolve().parts for store in stores]
     names = [parts[-1] for parts in paths]
-    if len(set(names)) == len(names) or len(set(paths)) < len(paths):
-        return names
-    first, last = _shared(paths), _shared([parts[::-1] for parts in paths])
-    return ["/".join(parts[first : len(parts) - last]) or parts[-1] for parts in paths]
+    if len(set(names)) < len(names):
+        first, last = _shared(paths), _shared([parts[::-1] for parts in paths])
+        names = ["/".join(parts[first : len(parts) - last]) or parts[-1] for parts in paths]
+    return names if len(set(names)) == len(names) else [str(store.folder) for store in stores]
 
 
 def _shared(paths: Sequence[tuple[str, ...]]) -> int:
