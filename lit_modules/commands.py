@@ -42,13 +42,8 @@ from lit_modules.counterfactual import MEMORY_ARGUMENTS, LitCounterfactual
 from lit_modules.set_up import check_fit, make_cli
 
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-ELSEWHERE = (
-    "classifier",
-    "diffusion",
-    "avoid",
-    "repel",
-    *MEMORY_ARGUMENTS,
-)  # by content, or not at all
+# What stands in the settings by its content instead, or not at all.
+ELSEWHERE = ("classifier", "diffusion", "avoid", "repel", *MEMORY_ARGUMENTS)
 
 
 def generate(args: list[str]) -> RunStore | None:

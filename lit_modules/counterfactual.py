@@ -34,6 +34,7 @@ from datamodules.base import ImageDataModule
 MEMORY_ARGUMENTS = ("segments", "slots", "deterministic", "compile_unet")
 # Slots until a plan is made, and of `calibrate`, which makes none: as many images as are computed in any case.
 UNPLANNED = fixed_batch(2)
+REPULSION = 0.99  # not 1: a pixel of weight 0 would not even be repainted, and stand out as a hole
 
 
 class LitCounterfactual(LightningModule):
@@ -64,7 +65,7 @@ class LitCounterfactual(LightningModule):
         avoid: folders of earlier runs: what was repainted in them must stay as it is, for other explanations of the
             same images.
         repel: folders of earlier runs: a pixel counts the less the more it was changed in them, the most changed one
-            not at all, for other explanations in the same place.
+            hardly at all, for other explanations in the same place.
 
     Raises:
         FileNotFoundError: a network or a run is not there.
@@ -190,7 +191,7 @@ class LitCounterfactual(LightningModule):
             for mask in _stored("mask", id, self.avoid):
                 allowed[row] *= mask.to(images.device) == 0
             for counterfactual in _stored("counterfactual", id, self.repel):
-                allowed[row] *= 1 - change_map(image[None], counterfactual[None].to(images.device))[0]
+                allowed[row] *= 1 - REPULSION * change_map(image[None], counterfactual[None].to(images.device))[0]
         return allowed
 
     def check_earlier_runs(self, data: ImageDataModule) -> None:

@@ -275,8 +275,8 @@ def test_what_an_earlier_run_changed_counts_less(classifier_folder, ddpm_folder,
     images = torch.stack([first.original, first.original])
     weights = repelled.allowed(images, [id, "another"])
     change = (first.counterfactual - first.original).abs().sum(0)
-    assert torch.allclose(weights[0, 0], 1 - change / change.max())
+    assert torch.allclose(weights[0, 0], 1 - 0.99 * change / change.max())
     assert (weights[1] == 1).all()
-    assert weights[0].min() == 0
+    assert weights.min() > 0, "every pixel may be repainted"
     with pytest.raises(ValueError, match=r"sign steps take no weights: use ace\.ProximalGradient"):
         LitCounterfactual(*networks, attack=PGD(1), repel=[str(store.folder)])
