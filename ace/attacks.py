@@ -175,7 +175,12 @@ def _l2_norm(values: Tensor) -> Tensor:
 
 
 class GradientDescent(Attack):
-    """Plain gradient descent: the step is ``step_size`` grey levels times the raw gradient."""
+    """Plain gradient descent.
+
+    Args:
+        iterations: number of updates.
+        step_size: factor of the raw gradient, in grey levels.
+    """
 
     def update(self, image: Tensor, original: Tensor, gradient: Tensor, state: State) -> Tensor:
         return (image - self.step * gradient).clamp(0, 1)

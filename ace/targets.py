@@ -54,7 +54,11 @@ class OtherSide(TargetPolicy):
 
 
 class ToClass(TargetPolicy):
-    """One class for all, by name or index; images already decided so are skipped."""
+    """One class for all; images already decided so are skipped.
+
+    Args:
+        target: the class, by name or index.
+    """
 
     def __init__(self, target: int | str) -> None:
         self.wanted = self.target = target
@@ -67,7 +71,16 @@ class ToClass(TargetPolicy):
 
 
 class Pair(TargetPolicy):
-    """From the class ``source`` to ``target``, by name or index; ``both`` adds the way back. Others are skipped."""
+    """From one class to another; images of further classes are skipped.
+
+    Args:
+        source: the class of the images that are explained, by name or index.
+        target: the class that they should be turned into, by name or index.
+        both: add the way back.
+
+    Raises:
+        ValueError: source and target are the same class.
+    """
 
     def __init__(self, source: int | str, target: int | str, both: bool = False) -> None:
         if source == target:
@@ -104,7 +117,14 @@ class Untargeted(TargetPolicy):
 
 
 class CorrectMistakes(TargetPolicy):
-    """Misclassified images go to their true class, the others follow ``policy``: what the published code does."""
+    """Misclassified images go to their true class, the others follow a policy: what the published code does.
+
+    Args:
+        policy: for the images that are decided correctly.
+
+    Raises:
+        ValueError: the policy is `Untargeted`.
+    """
 
     def __init__(self, policy: TargetPolicy) -> None:
         if isinstance(policy, Untargeted):

@@ -160,10 +160,8 @@ class AvatarsDataModule(ImageDataModule):
         horizontal_flip: bool = False,
         correlated: tuple[str, str] | None = None,
         correlation: float = 0.0,
-        batch_size: int = 32,
         num_workers: int = 0,
-        predict_split: Split = "test",
-        num_images: int | None = None,
+        **settings: Any,
     ) -> None:
         """Check and keep the settings; nothing is drawn yet.
 
@@ -176,15 +174,13 @@ class AvatarsDataModule(ImageDataModule):
             horizontal_flip: Mirror half of the training faces, chosen anew each time.
             correlated: Two attributes (first, second) to tie together, in the train split only.
             correlation: Probability that the second copies the first, in [0, 1]; otherwise it is independent.
-            batch_size: See `ImageDataModule`.
-            num_workers: See `ImageDataModule`.
-            predict_split: See `ImageDataModule`.
-            num_images: See `ImageDataModule`.
+            num_workers: Processes that load data for one device; 0 loads in the training process.
+            settings: Further arguments of `ImageDataModule`.
 
         Raises:
             ValueError: If a number is out of range or an attribute unknown.
         """
-        super().__init__(batch_size, num_workers, predict_split, num_images)
+        super().__init__(num_workers=num_workers, **settings)
         self.class_names = list(ATTRIBUTES)
         self._sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
         for split, size in self._sizes.items():

@@ -29,7 +29,11 @@ class BDD100kDataModule(ImageFilesDataModule):
 
     Args:
         root: folder of the data set.
-        image_size, horizontal_flip, resize, resample, predict_split: see `ImageFilesDataModule`.
+        image_size: height and width that the networks see, or one number for both.
+        horizontal_flip: mirror half of the training images.
+        resize: ``squash`` changes the proportions, ``crop`` scales and cuts the centre out.
+        resample: filter of the resizing.
+        predict_split: the split whose images are explained.
         settings: further arguments of `ImageFilesDataModule`.
 
     Raises:

@@ -35,7 +35,10 @@ class BDDOIADataModule(ImageFilesDataModule):
 
     Args:
         root: folder of the data set.
-        image_size, resize, resample, predict_split: see `ImageFilesDataModule`.
+        image_size: height and width that the networks see, or one number for both.
+        resize: ``squash`` changes the proportions, ``crop`` scales and cuts the centre out.
+        resample: filter of the resizing.
+        predict_split: the split whose images are explained.
         settings: further arguments of `ImageFilesDataModule`.
 
     Raises:

@@ -29,7 +29,8 @@ class CelebADataModule(ImageFilesDataModule):
 
     Args:
         root: folder of the data set.
-        image_size, predict_split: see `ImageFilesDataModule`.
+        image_size: height and width that the networks see, or one number for both.
+        predict_split: the split whose images are explained.
         settings: further arguments of `ImageFilesDataModule`.
 
     Raises:

@@ -31,7 +31,7 @@ class CelebAHQDataModule(ImageFilesDataModule):
 
     Args:
         root: folder of the data set.
-        image_size: see `ImageFilesDataModule`.
+        image_size: height and width that the networks see, or one number for both.
         settings: further arguments of `ImageFilesDataModule`.
 
     Raises:

@@ -7,19 +7,10 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from datamodules.base import Split
-from datamodules.image_files import (
-    Corrupt,
-    Entry,
-    ImageFilesDataModule,
-    Label,
-    check_shares,
-    hashed_split,
-    image_id,
-)
-from datamodules.resizing import Resample, Resize
+from datamodules.image_files import Entry, ImageFilesDataModule, Label, check_shares, hashed_split, image_id
 
 _NAMED = 5  # missing files that are named
 
@@ -46,10 +37,11 @@ class CSVDataModule(ImageFilesDataModule):
         label_columns: one column of classes, or two or more of attributes.
         split_column: column of train, val and test. Without it an image's split is drawn by a hash of its path
             and stays the same whatever other images come or go.
-        val_share, test_share: shares of the images that are held back, where there is no split column.
+        val_share: share of the images to validate on, where there is no split column.
+        test_share: share of the images to test on and explain, where there is no split column.
         class_names: by default the sorted values of the label column, or the names of the attribute columns.
-        image_size, horizontal_flip, resize, corrupt, resample: see `ImageFilesDataModule`.
-        batch_size, num_workers, predict_split, num_images: see `ImageDataModule`.
+        horizontal_flip: mirror half of the training images; not what has a left and a right, as text, digits or roads.
+        settings: further arguments of `ImageFilesDataModule`.
 
     Raises:
         FileNotFoundError: the CSV file or an image that it lists is missing.
@@ -66,19 +58,10 @@ class CSVDataModule(ImageFilesDataModule):
         val_share: float = 0.1,
         test_share: float = 0.1,
         class_names: list[str] | None = None,
-        image_size: int | tuple[int, int] = 64,
         horizontal_flip: bool = False,
-        resize: Resize = "crop",
-        corrupt: Corrupt = "refuse",
-        batch_size: int = 32,
-        num_workers: int | None = None,
-        predict_split: Split = "test",
-        num_images: int | None = None,
-        resample: Resample = "bilinear",
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            image_size, horizontal_flip, resize, corrupt, batch_size, num_workers, predict_split, num_images, resample
-        )
+        super().__init__(horizontal_flip=horizontal_flip, **settings)
         check_shares(val_share, test_share)
         file = Path(csv).expanduser()
         folder = file.parent if root is None else Path(root).expanduser()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -178,11 +178,13 @@ class ImageFilesDataModule(ImageDataModule):
     Args:
         image_size: height and width that the networks see, or one number for both.
         horizontal_flip: mirror half of the training images; not what has a left and a right, as text, digits or roads.
-        resize: see `resized`; outside the train split ``random_crop`` is ``crop``.
+        resize: ``crop`` scales to cover the size and cuts the centre out, ``squash`` changes the proportions,
+            ``random_crop`` takes 80 % to 100 % of the largest crop from a random place, and the centre outside of
+            the train split.
         corrupt: what to do with a file that cannot be read. ``refuse`` stops when it is reached. ``skip`` reads
             all files of a split when it is first used, names the bad ones and leaves them out.
         resample: filter of the resizing.
-        batch_size, num_workers, predict_split, num_images: see `ImageDataModule`.
+        settings: arguments of `ImageDataModule`.
 
     Raises:
         ValueError: a setting out of range.
@@ -196,13 +198,10 @@ class ImageFilesDataModule(ImageDataModule):
         horizontal_flip: bool = True,
         resize: Resize = "crop",
         corrupt: Corrupt = "refuse",
-        batch_size: int = 32,
-        num_workers: int | None = None,
-        predict_split: Split = "test",
-        num_images: int | None = None,
         resample: Resample = "bilinear",
+        **settings: Any,
     ) -> None:
-        super().__init__(batch_size, num_workers, predict_split, num_images)
+        super().__init__(**settings)
         if min((image_size,) if isinstance(image_size, int) else image_size) < 1:
             raise ValueError(f"image_size is {image_size}: give the height and width in pixels.")
         choices = {"resize": (resize, Resize), "corrupt": (corrupt, Corrupt), "resample": (resample, Resample)}

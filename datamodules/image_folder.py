@@ -6,22 +6,13 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from torchvision.datasets.folder import make_dataset
 
 from datamodules.base import Split
-from datamodules.image_files import (
-    Corrupt,
-    Entry,
-    ImageFilesDataModule,
-    check_shares,
-    hashed_order,
-    hashed_split,
-    image_id,
-)
+from datamodules.image_files import Entry, ImageFilesDataModule, check_shares, hashed_order, hashed_split, image_id
 from datamodules.layout import EXTENSIONS
-from datamodules.resizing import Resample, Resize
 
 UNLABELLED = "images"  # the one class of images that lie in no class folder
 
@@ -36,9 +27,10 @@ class ImageFolderDataModule(ImageFilesDataModule):
 
     Args:
         root: folder of the splits, of the classes, or of the images.
-        image_size, horizontal_flip, resize, corrupt, resample: see `ImageFilesDataModule`.
-        val_share, test_share: shares of the images that are held back, where ROOT has no folders of splits.
-        batch_size, num_workers, predict_split, num_images: see `ImageDataModule`.
+        val_share: share of the images to validate on, where ROOT has no folders of splits.
+        test_share: share of the images to test on and explain, where ROOT has no folders of splits.
+        horizontal_flip: mirror half of the training images; not what has a left and a right, as text, digits or roads.
+        settings: further arguments of `ImageFilesDataModule`.
 
     Raises:
         FileNotFoundError: no such folder, or neither folders nor images in it.
@@ -48,21 +40,12 @@ class ImageFolderDataModule(ImageFilesDataModule):
     def __init__(
         self,
         root: str,
-        image_size: int | tuple[int, int] = 64,
-        horizontal_flip: bool = False,
-        resize: Resize = "crop",
-        corrupt: Corrupt = "refuse",
         val_share: float = 0.1,
         test_share: float = 0.1,
-        batch_size: int = 32,
-        num_workers: int | None = None,
-        predict_split: Split = "test",
-        num_images: int | None = None,
-        resample: Resample = "bilinear",
+        horizontal_flip: bool = False,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            image_size, horizontal_flip, resize, corrupt, batch_size, num_workers, predict_split, num_images, resample
-        )
+        super().__init__(horizontal_flip=horizontal_flip, **settings)
         check_shares(val_share, test_share)
         self.root, self._shares = Path(root).expanduser(), (val_share, test_share)
         if not self.root.is_dir():

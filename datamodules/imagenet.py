@@ -35,7 +35,8 @@ class ImageNetDataModule(ImageFilesDataModule):
     Args:
         root: folder of train and val.
         classes: names, WordNet ids or indices of the classes whose images are used; by default all that have a folder.
-        image_size, predict_split: see `ImageFilesDataModule`.
+        image_size: height and width that the networks see, or one number for both.
+        predict_split: the split whose images are explained.
         settings: further arguments of `ImageFilesDataModule`.
 
     Raises:

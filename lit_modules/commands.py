@@ -205,7 +205,8 @@ def _settings(config: dict[str, Any], model: LitCounterfactual, precision: str) 
             "classifier": model.classifier.identity,
             "diffusion": folder_hash(local_folder(method["diffusion"])),  # it can be a name on the hub
         },
-        "model": {name: value for name, value in method.items() if name not in ELSEWHERE},
+        "model": {name: value for name, value in method.items() if name not in ELSEWHERE}
+        | {"steps": model.diffusion_filter.steps},  # a count, also where a fraction was given
         "earlier": {name: [_content(run) for run in getattr(model, name)] for name in ("avoid", "repel")},
         "data": {
             "class_path": data["class_path"],

@@ -225,6 +225,11 @@ def test_what_concerns_memory_and_speed_may_differ(copied, arguments):
     assert len(records(copied)) == 4
 
 
+def test_a_fraction_means_the_steps_that_it_gives(copied, arguments):
+    explain.main(arguments(copied, "--model.steps=0.08"))  # 2 of 25
+    assert len(records(copied)) == 4
+
+
 @pytest.mark.parametrize(
     ("override", "key", "values"),
     [
