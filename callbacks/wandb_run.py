@@ -1,4 +1,4 @@
-"""The W&B run of a run folder: what is done to the folder later goes on with it."""
+"""The W&B run of an output folder: what is done to the folder later goes on with it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ace.run_store import RunStore
+from ace.run_store import RunStore, write_json
 from callbacks.wandb_mode import never_prompt
 
 FILE = "wandb.json"
 
 
 @rank_zero_only
-def remember_run(loggers: Sequence[Logger], store: RunStore) -> None:
-    """Note in the run folder which W&B run is its own."""
+def remember_run(loggers: Sequence[Logger], folder: str | Path) -> None:
+    """Note in an output folder which W&B run is its own."""
     for logger in loggers:
         if isinstance(logger, WandbLogger) and not (run := logger.experiment).disabled:
             mode = "offline" if run.offline else None
-            store.write_json(FILE, {"id": run.id, "project": run.project, "entity": run.entity or None, "mode": mode})
+            place = {"id": run.id, "project": run.project, "entity": run.entity or None, "mode": mode}
+            write_json(Path(folder) / FILE, place)
 
 
 def remembered_run(folder: str | Path) -> dict[str, Any]:
-    """The ``id``, ``project``, ``entity`` and ``mode`` of a run folder's W&B run; empty if it has none."""
+    """The ``id``, ``project``, ``entity`` and ``mode`` of an output folder's W&B run; empty if it has none."""
     path = Path(folder) / FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 

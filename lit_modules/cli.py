@@ -27,7 +27,7 @@ from ace.run_lock import RunLockedError
 from ace.versions import versions
 from callbacks.last_checkpoint import LastCheckpoint, last_checkpoint
 from callbacks.wandb_mode import never_prompt
-from callbacks.wandb_run import remembered_run
+from callbacks.wandb_run import remember_run, remembered_run
 from lit_modules.counterfactual import UNPLANNED
 
 TIMEOUT = timedelta(days=7)
@@ -47,12 +47,11 @@ class OutputCLI(LightningCLI):
         parser.link_arguments("output_dir", "trainer.logger.init_args.save_dir")
 
     def before_instantiate_classes(self) -> None:
-        loggers = self.active_config.trainer.logger
-        for logger in loggers if isinstance(loggers, list) else [loggers]:
-            if getattr(logger, "class_path", "").endswith("WandbLogger"):
-                never_prompt()
-            if isinstance(loggers, list) and "save_dir" in logger.get("init_args", {}):
+        for logger in self._loggers():
+            if isinstance(self.active_config.trainer.logger, list) and "save_dir" in logger.get("init_args", {}):
                 logger.init_args.save_dir = self.active_config.output_dir  # links reach a single logger only
+        if self._loggers("WandbLogger"):
+            never_prompt()
         _quieten_lightning()
 
     @property
@@ -62,6 +61,18 @@ class OutputCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         one_sentence(super().instantiate_classes)
+
+    def go_on_with_wandb_run(self) -> None:
+        """Have W&B's logger go on with the run of the output folder, unless another id is given."""
+        for logger in self._loggers("WandbLogger"):
+            if not logger.init_args.get("id"):
+                logger.init_args.id = remembered_run(self.active_config.output_dir).get("id")
+
+    def _loggers(self, ending: str = "") -> list[Namespace]:
+        """The configured loggers whose class has a name of this ending."""
+        loggers = self.active_config.trainer.logger
+        configured = loggers if isinstance(loggers, list) else [loggers]  # or true, or false
+        return [logger for logger in configured if isinstance(logger, Namespace) and logger.class_path.endswith(ending)]
 
 
 class TrainCLI(OutputCLI):
@@ -90,15 +101,22 @@ class TrainCLI(OutputCLI):
             if not path.is_file():
                 raise FileNotFoundError(f"nothing to go on from: there is no {path}; leave --ckpt_path out to begin")
             config.ckpt_path = str(path)
+            if self.subcommand == "fit":
+                self.go_on_with_wandb_run()
 
 
 class LogConfigCallback(SaveConfigCallback):
-    """Gives the resolved configuration and the versions of the code to the loggers too."""
+    """Gives the resolved configuration and the versions of the code to the loggers too.
+
+    Which W&B run a training has is noted in its output folder, for a training that goes on.
+    """
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         config = plain_config(self.parser, self.config)
         for logger in trainer.loggers:
             logger.log_hyperparams(config | {"versions": versions()})
+        if stage == "fit":
+            remember_run(trainer.loggers, trainer.default_root_dir)
 
 
 def output_folder(path: str) -> str:
@@ -146,11 +164,10 @@ class ExplainCLI(OutputCLI):
         Their shares differ by more than half an hour.
         """
         super().before_instantiate_classes()
+        self.go_on_with_wandb_run()
         trainer = self.config.trainer
-        for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
-            if getattr(logger, "class_path", "").endswith("WandbLogger") and not logger.init_args.get("id"):
-                logger.init_args.id = remembered_run(self.config.output_dir).get("id")
         several = torch.cuda.device_count() > 1 if trainer.devices == "auto" else trainer.devices not in (1, "1")
+        several = several or trainer.num_nodes > 1
         if trainer.strategy == "ddp" or (trainer.strategy == "auto" and several):
             patience = {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"timeout": TIMEOUT}}
             trainer.strategy = dict_to_namespace(patience)

@@ -66,7 +66,7 @@ def generate(args: list[str]) -> RunStore | None:
         trainer.callbacks += [writer, StopRun(writer, len(todo))]
         trainer.callbacks += [ProgressLogger(progress)] + [CounterfactualProgress(progress)] * shows_bar
         log_config(trainer.loggers, store)
-        remember_run(trainer.loggers, store)
+        remember_run(trainer.loggers, store.folder)
         _predict(cli)
         if trainer.is_global_zero:
             _finish(store, trainer.loggers, cli.config.examples)

@@ -23,6 +23,7 @@ from ace.images import load_png
 from ace.models.classifiers import ImageClassifier
 from ace.models.identity import folder_hash
 from ace.models.unet import load_diffusion
+from callbacks.wandb_run import remembered_run
 from tests.wandb_files import artifacts, config, history
 
 ROOT = Path(__file__).parents[1]
@@ -119,9 +120,10 @@ def test_wandb_is_one_config_more_and_gets_curves_pictures_settings_and_the_mode
         {"class_path": "callbacks.SampleGrid", "init_args": {"count": 4, "inference_steps": 2}},
         {"class_path": "callbacks.ExportModel", "init_args": {"folder": "weights/new"}},
     ]
+    output = tmp_path / "outputs/avatars/ddpm"
     train.main(arguments("fit", DDPM, more, f"--trainer.callbacks={callbacks}"))
     wandb.finish()
-    [run] = (tmp_path / "outputs/avatars/ddpm/wandb").glob("offline-run-*")
+    [run] = (output / "wandb").glob("offline-run-*")
     [picture] = run.glob("files/media/images/samples*.png")
     assert load_png(picture).shape == (2 * 66 + 2, 2 * 66 + 2, 3)
 
@@ -138,6 +140,14 @@ def test_wandb_is_one_config_more_and_gets_curves_pictures_settings_and_the_mode
     for name, copy in files.items():
         assert Path(copy).read_bytes() == Path("weights/new", name).read_bytes()
     assert "unet/diffusion_pytorch_model.safetensors" in files
+
+    train.main(arguments("fit", DDPM, more, "--trainer.callbacks=[]", "--trainer.max_steps=4", "--ckpt_path=last"))
+    wandb.finish()
+    train.main(arguments("validate", DDPM, more, "--ckpt_path=last"))
+    wandb.finish()
+    [again] = [part for part in (output / "wandb").glob(f"offline-run-*-{remembered_run(output)['id']}") if part != run]
+    assert again.name.split("-")[-1] == run.name.split("-")[-1], "a training that goes on has one W&B run"
+    assert {row["trainer/global_step"] for row in history(again) if "train/loss" in row} == {3, 4}
 
 
 def test_tensorboard_and_csv_get_the_same_curves(arguments, tmp_path):

@@ -30,14 +30,14 @@ def online(monkeypatch):
 
 
 def test_a_folder_without_a_run_has_no_logger(store, tmp_path):
-    remember_run([CSVLogger(tmp_path), WandbLogger(project="mine", save_dir=tmp_path, mode="disabled")], store)
+    remember_run([CSVLogger(tmp_path), WandbLogger(project="mine", save_dir=tmp_path, mode="disabled")], store.folder)
     assert remembered_run(store.folder) == {}
     assert run_loggers(store) == []
 
 
 def test_a_run_is_gone_on_with_by_its_id(store, tmp_path):
     first = WandbLogger(project="mine", save_dir=store.folder)
-    remember_run([first], store)
+    remember_run([first], store.folder)
     found = remembered_run(store.folder)
     assert found == {"id": first.experiment.id, "project": "mine", "entity": None, "mode": "offline"}
     wandb.finish()
