@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import Namespace, dict_to_namespace
+from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
@@ -170,7 +170,7 @@ class ExplainCLI(OutputCLI):
         several = several or trainer.num_nodes > 1
         if trainer.strategy == "ddp" or (trainer.strategy == "auto" and several):
             patience = {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"timeout": TIMEOUT}}
-            trainer.strategy = dict_to_namespace(patience)
+            trainer.strategy = Namespace(patience)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
         with warnings.catch_warnings():  # `explain.py` has taken its command's name off the arguments on purpose
