@@ -171,10 +171,14 @@ class Calibration:
 
 
 def questions(
-    explainer: CounterfactualExplainer, images: Tensor, labels: Tensor | None, ids: Sequence[str]
+    explainer: CounterfactualExplainer,
+    images: Tensor,
+    labels: Tensor | None,
+    ids: Sequence[str],
+    allowed: Tensor | None = None,
 ) -> list[Query]:
     """The images that the policy gives a target; arguments and errors as of `CounterfactualExplainer.explain`."""
-    explainer.submit(images, labels=labels, ids=ids)
+    explainer.submit(images, labels=labels, ids=ids, allowed=allowed)
     found = list(explainer.pool.waiting)
     explainer.reset()
     return found

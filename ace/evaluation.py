@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ace.judges import EXPLAINED, Judges
-from ace.measurement import Measurement, measure_mean
+from ace.measurement import Measurement, measure_mean, measure_share
 from ace.memory import gather
 from ace.metrics.closeness import changed_area, l1, l2, linf
 from ace.metrics.diversity import mean_pairwise_distance
@@ -51,7 +51,7 @@ def evaluate(
 
     Args:
         store: the run.
-        judges: networks that judge it; without them, what was judged before stays while the records are the same.
+        judges: networks that judge it. What others judged before stays, while the records are the same.
         shared: metrics of several runs, this one among them, that were measured before.
 
     Returns:
@@ -65,17 +65,15 @@ def evaluate(
     directions: dict[str, list[Record]] = {}
     for record in attempted:
         directions.setdefault(store.direction(record), []).append(record)
-    measurements = _of_records(attempted)
-    if judges is not None:
-        measurements |= judges.measure(results_of_run(store)) | dict(shared or {})
     metrics = {
         "n": len(attempted),
-        "metrics": {name: asdict(measurement) for name, measurement in measurements.items()},
+        "metrics": {name: asdict(measurement) for name, measurement in _of_records(attempted).items()},
         "directions": {name: _summary(directions[name]) for name in sorted(directions)},
         "status": dict(sorted(Counter(record.status for record in records).items())),
     }
-    if judges is None:
-        metrics["metrics"] |= _judged_before(store, metrics)
+    judged = judges.measure(results_of_run(store)) | dict(shared or {}) if judges is not None else {}
+    now = {name: asdict(measurement) for name, measurement in judged.items()}
+    metrics["metrics"] |= _judged_before(store, metrics) | now
     store.write_json("metrics.json", metrics)
     return metrics
 
@@ -128,10 +126,10 @@ def measure_diversity(stores: Sequence[RunStore], judges: Judges) -> dict[str, M
 
 
 def _of_records(attempted: list[Record]) -> dict[str, Measurement]:
-    flips = torch.tensor([float(record.flipped) for record in attempted])
+    flips = torch.tensor([record.flipped for record in attempted], dtype=torch.bool)
     closeness = torch.tensor([1 - record.l1 if record.flipped else 0.0 for record in attempted], dtype=torch.float64)
     found = {
-        "flip_rate": measure_mean(flips, ATTEMPTED, "as saved"),
+        "flip_rate": measure_share(flips, ATTEMPTED, "as saved"),
         "valid_closeness": measure_mean(closeness, ATTEMPTED, _CLOSENESS),
     }
     explained = [record for record in attempted if record.explained]
@@ -145,9 +143,9 @@ def _of_records(attempted: list[Record]) -> dict[str, Measurement]:
 
 def _of_images(results: list[Result], batch_size: int) -> dict[str, Measurement]:
     """The same, as far as images without records tell."""
-    flips = torch.tensor([float(result.flipped) for result in results])
+    flips = torch.tensor([result.flipped for result in results])
     decided = results[0].target is not None
-    found = {"flip_rate": measure_mean(flips, EXPLAINED, "as saved" if decided else "by the folders")}
+    found = {"flip_rate": measure_share(flips, EXPLAINED, "as saved" if decided else "by the folders")}
     if decided:
         p_after = torch.tensor([result.p_after for result in results])
         found["p_after"] = measure_mean(p_after, EXPLAINED, _NUMBERS["p_after"])

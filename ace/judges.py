@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ace.decision import AwayFrom, Decision
-from ace.measurement import Measurement, bootstrap, measure_mean
+from ace.measurement import Measurement, measure_mean, measure_share
 from ace.memory import gather
 from ace.metrics.base import Distance, Network
 from ace.metrics.cout import transition_curves
@@ -42,6 +42,7 @@ class Judges:
         faces: encoder of faces; scenes: SimSiam's projector.
         encoders: for FID-like scores, by name; ``inception`` alone gives FID.
         distances: perceptual ones, by name.
+        sources: where networks are from, for the conventions, by field, or by name of an encoder or a distance.
         region: where in the image of an id the query can show, boolean (H, W).
         min_images: how many a Fréchet distance needs at least; None for one more than it has features.
         splits: over how many random halves the split one is averaged; 1 is the single split of the published code.
@@ -65,6 +66,7 @@ class Judges:
     scenes: Network | None = None
     encoders: dict[str, Network] = field(default_factory=dict)
     distances: dict[str, Distance] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
     region: Callable[[str], np.ndarray] | None = None
     min_images: int | None = None
     splits: int = 10
@@ -122,7 +124,9 @@ class Judges:
             found |= self._faces(results)
         if self.scenes is not None:
             chosen, subset = self._subset(results, CORRECT)
-            found["s3"] = measure_mean(self._cosines(chosen, self.scenes), subset, "SimSiam projector")
+            found["s3"] = measure_mean(
+                self._cosines(chosen, self.scenes), subset, self._by("scenes", "SimSiam projector")
+            )
         for name, distance in self.distances.items():
             found[name] = self._distance(results, name, distance)
         for name, encoder in self.encoders.items():
@@ -136,9 +140,13 @@ class Judges:
             return results, EXPLAINED
         if wanted == FLIPPED:
             return [result for result in results if result.flipped], FLIPPED
-        if any(result.correct is None for result in results):
+        if all(result.correct is None for result in results):
             return results, f"{EXPLAINED} (labels unknown)"
         return [result for result in results if result.correct], CORRECT
+
+    def _by(self, judge: str, convention: str) -> str:
+        """A convention with the judge's source."""
+        return f"{convention}; {self.sources[judge]}" if judge in self.sources else convention
 
     def _pairs(self, results: list[Result]) -> Iterator[tuple[Tensor, Tensor]]:
         for original, counterfactual in batches(results, self.batch_size):
@@ -198,7 +206,7 @@ class Judges:
         parts = ([self.decision.prediction(self.classifier(pair[1]))] for pair in self._pairs(known))
         [after] = gather(parts, len(known))
         left = after != torch.tensor([result.prediction for result in known])
-        return measure_mean(left.float(), EXPLAINED, "decided as any other class")
+        return measure_share(left, EXPLAINED, "decided as any other class")
 
     def _second_opinion(self, results: list[Result]) -> Measurement | None:
         """Share of all that flip both classifiers, where it is known which classes were asked for."""
@@ -208,7 +216,7 @@ class Judges:
         [after] = gather(([self.second(counterfactual)] for _, counterfactual in self._pairs(known)), len(known))
         target = torch.tensor([result.target for result in known])
         both = torch.tensor([result.flipped for result in known]) & self.second_decision.flipped(after, target)
-        return measure_mean(both.float(), EXPLAINED, "a second classifier flips too")
+        return measure_share(both, EXPLAINED, self._by("second", "a second classifier flips too"))
 
     def _attributes(self, results: list[Result]) -> dict[str, Measurement | None]:
         chosen, subset = self._subset(results, FLIPPED)
@@ -216,28 +224,29 @@ class Judges:
             return {}
         changes = attribute_changes(*self.attribute_logits(chosen))
         changed = changes.abs()
-        found = {"mnac": measure_mean(changed.sum(1), subset, "the query counts")}
+        counted, others_only = self._by("oracle", "the query counts"), self._by("oracle", "other than the query")
+        found = {"mnac": measure_mean(changed.sum(1), subset, counted)}
         if self.query is None:
             return found
         others = changed[:, torch.arange(changes.shape[1]) != self.query]
-        found["attributes_changed"] = measure_mean(others.sum(1), subset, "other than the query")
+        found["attributes_changed"] = measure_mean(others.sum(1), subset, others_only)
         if others.shape[1]:
-            found["factors_preserved"] = measure_mean(1 - others.mean(1), subset, "other than the query")
+            found["factors_preserved"] = measure_mean(1 - others.mean(1), subset, others_only)
         if self.correlations is not None:
-            found["cd"] = measure_correlations(changes, self.correlations, self.query, subset)
+            found["cd"] = measure_correlations(changes, self.correlations, self.query, subset, counted)
         return found
 
     def _faces(self, results: list[Result]) -> dict[str, Measurement | None]:
         chosen, subset = self._subset(results, FLIPPED)
         cosines = self._cosines(chosen, self.faces)
         return {
-            "fva": measure_mean((cosines > FACE_THRESHOLD).float(), subset, f"cosine above {FACE_THRESHOLD}"),
-            "fs": measure_mean(cosines, subset, "mean cosine"),
+            "fva": measure_share(cosines > FACE_THRESHOLD, subset, self._by("faces", f"cosine above {FACE_THRESHOLD}")),
+            "fs": measure_mean(cosines, subset, self._by("faces", "mean cosine")),
         }
 
     def _distance(self, results: list[Result], name: str, distance: Distance) -> Measurement | None:
         tables = gather(([distance(*pair).flatten()] for pair in self._pairs(results)), len(results))
-        return measure_mean(tables[0], EXPLAINED, name) if tables else None
+        return measure_mean(tables[0], EXPLAINED, self._by(name, name)) if tables else None
 
     def _realism(self, results: list[Result], name: str, encoder: Network) -> dict[str, Measurement | None]:
         """FID and sFID, against all originals; left out, with a warning, where there are too few images."""
@@ -259,7 +268,7 @@ class Judges:
             except ValueError as error:
                 warnings.warn(f"{metric.name} is left out: {error}", stacklevel=2)
                 continue
-            convention = f"features: {name}"
+            convention = self._by(name, f"features: {name}")
             if isinstance(metric, SplitFrechetDistance):
                 value, deviation = value
                 convention += "; " + (
@@ -282,8 +291,13 @@ class Judges:
         return measure_mean(torch.tensor(shares), subset, "where the query alone changes the true picture")
 
 
-def measure_correlations(changes: Tensor, correlations: Tensor, query: int, subset: str) -> Measurement:
-    """The CD of `attribute_changes`, see `correlation_difference`, with its bootstrap interval."""
-    difference = partial(correlation_difference, correlations=correlations, query=query)
-    interval = bootstrap(changes, difference)
-    return Measurement(difference(changes).item(), len(changes), subset, interval, "the query counts")
+def measure_correlations(
+    changes: Tensor, correlations: Tensor, query: int, subset: str, convention: str = "the query counts"
+) -> Measurement:
+    """The CD of `attribute_changes`, see `correlation_difference`.
+
+    It has no interval: chance makes a sum of absolute values larger, and resampling does so once more, so that a
+    bootstrap's percentiles can lie above the value itself.
+    """
+    value = correlation_difference(changes, correlations, query).item()
+    return Measurement(value, len(changes), subset, None, convention)

@@ -23,7 +23,7 @@ class Measurement:
         value: the metric.
         n: number of images that it was computed from.
         subset: which images these are.
-        interval: 95 % of the bootstrap's values lie in it; None where there is none.
+        interval: 95 %: of a share Wilson's, of all else the bootstrap's; None where there is none.
         convention: what else a reader must know, such as the network.
     """
 
@@ -40,6 +40,14 @@ def measure_mean(values: Tensor, subset: str, convention: str = "") -> Measureme
         return None
     values = values.detach().cpu().double()
     return Measurement(values.mean().item(), len(values), subset, bootstrap(values), convention)
+
+
+def measure_share(happened: Tensor, subset: str, convention: str = "") -> Measurement | None:
+    """The share of images of which something is true, boolean, shape (N,), with its interval; None for no images."""
+    if not len(happened):
+        return None
+    count, n = int(happened.sum()), len(happened)
+    return Measurement(count / n, n, subset, wilson(count, n), convention)
 
 
 def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor] | None = None) -> tuple[Any, Any]:

@@ -21,7 +21,7 @@ class Settings:
         steps: tau, as a count of respaced steps.
         step_size, iterations: of the attack; the step in grey levels.
         threshold: of a proximal attack, in grey levels; None for the others.
-        l1: weight of the distance in the attack.
+        weight: of the distance in the attack, by whichever norm it has.
         mask_threshold, dilation: of the refinement.
     """
 
@@ -29,7 +29,7 @@ class Settings:
     step_size: float
     iterations: int
     threshold: float | None
-    l1: float
+    weight: float
     mask_threshold: float
     dilation: int
 
@@ -69,7 +69,7 @@ class Trial:
 
 def attack_names(settings: Settings) -> tuple[str, ...]:
     """What is searched of the attack."""
-    return ("step_size", "iterations", "l1") if settings.threshold is None else ("step_size", "threshold")
+    return ("step_size", "iterations", "weight") if settings.threshold is None else ("step_size", "threshold")
 
 
 def outcome(explanations: Sequence[Explanation], count: int | None = None) -> Outcome:
@@ -118,7 +118,7 @@ def search(
 
 
 def attack_neighbours(start: Settings) -> Callable[[Settings], list[Settings]]:
-    """Steps twice and half as long; twice and half the threshold, or ten times and a tenth of the distance's l1.
+    """Steps twice and half as long; twice and half the threshold, or ten times and a tenth of the distance's weight.
 
     Tenths are the grid of ACE's author. Sign steps of other lengths go as far in all as those of ``start``: their
     number changes, and with it the cost. A proximal attack stops by itself.
@@ -135,9 +135,9 @@ def attack_neighbours(start: Settings) -> Callable[[Settings], list[Settings]]:
                     replace(settings, threshold=factor * settings.threshold),
                 ]
             else:
-                l1 = 10 * settings.l1 if factor > 1 else settings.l1 / 10
+                weight = 10 * settings.weight if factor > 1 else settings.weight / 10
                 iterations = max(1, round(reach / step))
-                found += [replace(settings, step_size=step, iterations=iterations), replace(settings, l1=l1)]
+                found += [replace(settings, step_size=step, iterations=iterations), replace(settings, weight=weight)]
         return found
 
     return neighbours

@@ -10,7 +10,7 @@ from torch import Tensor
 from ace.decision import Decision
 from ace.diffusion_filter import DiffusionFilter
 from ace.noise import draw, generator
-from ace.objective import Classifier
+from ace.objective import Classifier, logits_of
 
 
 @torch.no_grad()
@@ -34,5 +34,5 @@ def survives(
     """
     streams = [generator(seed, image_id, "filter check") for image_id in ids]
     noise = draw(streams, diffusion_filter.steps, images.shape[1:], images.device)
-    before, after = classifier(images).float(), classifier(diffusion_filter(images, noise)).float()
+    before, after = (logits_of(classifier, shown) for shown in (images, diffusion_filter(images, noise)))
     return torch.stack([decision.prediction(before) == decision.prediction(after) for decision in decisions])

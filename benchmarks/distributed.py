@@ -76,7 +76,7 @@ def share_of_writing(folder: Path, options: argparse.Namespace) -> float:
 
         return wrapped
 
-    hooks = ("on_predict_batch_end", "on_predict_end")
+    hooks = ("_store", "on_predict_end")  # at each iteration and batch, and at the end
     with patch.multiple(CounterfactualWriter, **{name: timed(getattr(CounterfactualWriter, name)) for name in hooks}):
         store = commands.generate(arguments(folder / "alone", options.images // 2, options)[1:])
     return sum(spent) / (sum(spent) + sum(record.seconds for record in store.records()))

@@ -207,9 +207,10 @@ def build_variants(network: Network, options: argparse.Namespace, device: torch.
 
             def run(explain: CounterfactualExplainer = explain, slots: int = slots, name: str = precision) -> int:
                 with torch.autocast(device.type, PRECISIONS[name], enabled=PRECISIONS[name] is not None):
-                    targets = torch.ones(slots, dtype=torch.long, device=device)
-                    first = explain.explain(images[:slots], targets=targets)[0]
-                return first.unet_forwards + first.unet_backwards
+                    explanations = explain.explain(images[:slots])
+                if odd := {e.status for e in explanations} - {"flipped", "not_flipped"}:
+                    raise RuntimeError(f"not every image was explained, and passes would be missing: {odd}")
+                return explanations[0].unet_forwards + explanations[0].unet_backwards
 
             yield prepare(f"{slots} at a time, {precision}", slots, run)
 

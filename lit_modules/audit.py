@@ -82,8 +82,8 @@ def _print_correlations(found: Audit) -> None:
         _print_row(_marked(attribute, found.query), cells)
     _print_rest(len(found.correlations))
     if found.cd is not None:
-        value = "{:.3g} [{:.3g}, {:.3g}]".format(found.cd.value, *found.cd.interval)
-        print_line("correlation difference", f"{value}: sum over all attributes of |with query - in the data|")
+        meaning = "sum over all attributes of |with query - in the data|"
+        print_line("correlation difference", f"{found.cd.value:.3g}: {meaning}")
     if found.verdict is not None:
         print_line("verdict", found.verdict)
 

@@ -72,6 +72,7 @@ class Options:
 
 
 OPTIONS = [field.name for field in fields(Options)]
+UNFINISHED = "The search was stopped before its end: the best settings until then."
 
 
 class CalibrateCLI(ExplainCLI):
@@ -85,7 +86,14 @@ class CalibrateCLI(ExplainCLI):
 def calibrate(args: list[str]) -> Path:
     """Find tau, step, threshold and mask for your networks: prints a table, draws it and writes the YAML to use."""
     cli, options, out = one_sentence(lambda: _set_up(args))
+    # Not into the folder of a run by the old settings, which would be refused.
+    ending = ["--config", str(out), "--output_dir", f"{cli.config.output_dir}-calibrated"]
+    command = f"python explain.py generate {shlex.join([*_without_options(args), *ending])}"
     method, table = cli.plain_config(skip_none=False)["model"], Table()
+
+    def keep(settings: Settings, *notes: str) -> None:
+        _write(out, overlay(method, settings), [f"  {command}", "", *notes, *table.lines])
+
     budget, device = one_sentence(lambda: Budget(options.budget)), cli.trainer.strategy.root_device
     cli.model.to(device)
     with cli.trainer.precision_plugin.forward_context():
@@ -97,17 +105,14 @@ def calibrate(args: list[str]) -> Path:
         curve = _curve(calibration, start, taus, options.share, table)
         tau = one_sentence(lambda: largest_tau(curve, options.share))
         table.add(f"tau {tau}: the largest of these that keeps at least {options.share:.1%}")
-        attacks = _search("attack", attack_names(start), calibration.attacks(replace(start, steps=tau)), table)
+        attacks = _search("attack", attack_names(start), calibration.attacks(replace(start, steps=tau)), table, keep)
         if not choose(attacks).outcome.flipped:
             sys.exit(
                 "error: none of these attacks flips an image: begin with other settings (--config "
                 "configs/presets/best.yaml), and see whether the classifier decides as it should"
             )
-        masks = _search("mask", MASK_NAMES, calibration.masks(choose(attacks).settings), table)
-    # Not into the folder of a run by the old settings, which would be refused.
-    ending = ["--config", str(out), "--output_dir", f"{cli.config.output_dir}-calibrated"]
-    command = f"python explain.py generate {shlex.join([*_without_options(args), *ending])}"
-    _write(out, overlay(method, choose(masks).settings), [f"  {command}", "", *table.lines])
+        masks = _search("mask", MASK_NAMES, calibration.masks(choose(attacks).settings), table, keep)
+    keep(choose(masks).settings)
     plot = write_calibration(out.with_suffix(".png"), curve, options.share, tau, attacks, masks)
     for name, text in (("settings", out), ("plot", plot), ("next", command)):
         print_line(name, str(text))
@@ -125,7 +130,7 @@ def overlay(method: dict[str, Any], settings: Settings) -> dict[str, Any]:
         attack["init_args"]["threshold"] = settings.threshold
     return {
         "attack": attack,
-        "distance": method["distance"] | {"l1": settings.l1},
+        "distance": method["distance"] | {_norm(method["distance"]): settings.weight},
         "gradient_passes": None if passes is None else min(passes, settings.steps),
         "steps": settings.steps,
         "respacing": method["respacing"],
@@ -153,10 +158,15 @@ def start_settings(model: LitCounterfactual, method: dict[str, Any]) -> Settings
         step_size=attack["init_args"]["step_size"],
         iterations=attack["init_args"]["iterations"],
         threshold=attack["init_args"]["threshold"] if proximal else None,
-        l1=method["distance"]["l1"],
+        weight=method["distance"][_norm(method["distance"])],
         mask_threshold=refinement["threshold"],
         dilation=refinement["dilation"],
     )
+
+
+def _norm(distance: dict[str, Any]) -> str:
+    """Which weight of the distance is searched."""
+    return "l2" if distance["l2"] and not distance["l1"] else "l1"
 
 
 def _set_up(args: list[str]) -> tuple[CalibrateCLI, Options, Path]:
@@ -171,6 +181,7 @@ def _set_up(args: list[str]) -> tuple[CalibrateCLI, Options, Path]:
     cli.datamodule.predict_split, cli.datamodule.num_images = options.split, None
     cli.datamodule.predict_ids()  # refuses an empty split
     check_fit(cli)
+    cli.model.check_earlier_runs(cli.datamodule)
     folder = Path(cli.config.output_dir)
     out = folder.with_name(f"{folder.name}-calibrated.yaml") if options.out is None else Path(options.out)
     if out.suffix not in (".yaml", ".yml"):
@@ -195,8 +206,8 @@ def _queries(cli: CalibrateCLI, options: Options, device: torch.device) -> list[
     readable = ReadableDataset(dataset, order)
     for batch in DataLoader(readable, batch_size=model.explainer.slots, collate_fn=collate_readable):
         if batch["id"]:
-            labels = model.labels(batch, data)
-            queries += questions(model.explainer, batch["image"].to(device), labels, batch["id"])
+            images, labels = batch["image"].to(device), model.labels(batch, data)
+            queries += questions(model.explainer, images, labels, batch["id"], model.allowed(images, batch["id"]))
         if len(queries) >= options.images:
             break
     return queries[: options.images]
@@ -233,12 +244,17 @@ def _curve(calibration: Calibration, start: Settings, taus: list[int], share: fl
     return curve
 
 
-def _search(title: str, names: Sequence[str], trials: Iterable[Trial], table: Table) -> list[Trial]:
+def _search(
+    title: str, names: Sequence[str], trials: Iterable[Trial], table: Table, keep: Callable[..., None]
+) -> list[Trial]:
+    """Go through the trials; the best so far are kept, so that a calibration may be stopped."""
     table.head(title, *names, *OUTCOME_NAMES)
     found = []
     for trial in trials:
         found.append(trial)
         table.trial(trial, names)
+        if choose(found).outcome.flipped:
+            keep(choose(found).settings, UNFINISHED, "")
     table.add(f"{choose(found).settings.describe(names)}: {ORDER}")
     return found
 

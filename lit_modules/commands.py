@@ -269,7 +269,7 @@ def _stored_query(store: RunStore, record: Record, model: LitCounterfactual) -> 
 def _finish(store: RunStore, loggers: Sequence[Logger] = (), examples: int = 0) -> None:
     """Merge, measure and show a run whose images are all done."""
     metrics = evaluate_store(store)
-    paths = [write_gallery(store)] if metrics["n"] else []
+    paths = [write_gallery(store)] if any(record.explained for record in store.records()) else []
     paths.append(write_report(store))
     log_run(loggers, store, metrics, examples)
     print_summary(store, metrics, paths)

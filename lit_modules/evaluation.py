@@ -31,7 +31,7 @@ from lit_modules.cli import one_sentence, sentence
 from lit_modules.metric_table import print_metrics
 
 SECOND = "second_classifier"
-ROLES = {"vggface2": "faces", "simsiam": "scenes"}
+ROLES = {SECOND: "second", "vggface2": "faces", "simsiam": "scenes"}
 
 
 def evaluate(
@@ -91,7 +91,7 @@ def load_judges(networks: dict[str, str | None], **options: Any) -> Judges:
         options: further fields of `Judges`.
 
     Raises:
-        ValueError: an unknown name, a damaged file, or an option out of range.
+        ValueError: an unknown name, a second oracle, a damaged file, or an option out of range.
     """
     judges = Judges(device="cuda" if torch.cuda.is_available() else "cpu", **options)
     for name, path in networks.items():
@@ -143,6 +143,10 @@ def judges_of_results(judges: Judges, classifier: str | None, query: int | str |
     decision = decision_for(explained, query)
     name = None if query is None else decision.class_names[1]
     judges = replace(judges, classifier=explained.to(judges.device), decision=decision, query=_index(judges, name))
+    if judges.query is not None:
+        warnings.warn(
+            "cd is left out: it needs the labels of training data, which the folders do not tell", stacklevel=2
+        )
     if judges.second is not None:
         with _left_out(SECOND, ValueError):
             judges.second_decision = _same_decision(judges.second, name, decision.class_names)
@@ -150,15 +154,20 @@ def judges_of_results(judges: Judges, classifier: str | None, query: int | str |
 
 
 def _add(judges: Judges, name: str, path: str | None) -> None:
-    if name == SECOND:
+    role = ROLES.get(name, "oracle" if name.startswith("oracle") else name)
+    if role == "oracle" and judges.oracle is not None:
+        raise ValueError(f"{name} is a second oracle, and one alone tells attributes: leave one of them out")
+    if path is not None:
+        judges.sources[role] = str(path)
+    if role == "second":
         judges.second = load_classifier(path).to(judges.device)
         return
     network = load_encoder(name, path).to(judges.device)
-    if name.startswith("oracle"):
+    if role == "oracle":
         judges.oracle = lambda images: network(images) - 0.5  # an attribute is there from a probability of one half
         judges.attributes = network.attributes
     elif name in ROLES:
-        setattr(judges, ROLES[name], network)
+        setattr(judges, role, network)
     elif "lpips" in name:
         judges.distances[name] = network
     else:
@@ -217,8 +226,12 @@ def _add_data(judges: Judges, store: RunStore, query: str) -> None:
     if hasattr(explained, "query_region") and query in data.class_names:
         judges.region = lambda image_id: explained.query_region(image_id, query)
     labels = getattr(trained_on, "labels", None)
-    if labels is not None and judges.query is not None and list(data.class_names) == list(judges.attributes):
+    if labels is None or judges.query is None:
+        return
+    if list(data.class_names) == list(judges.attributes):
         judges.correlations = query_correlations(torch.tensor(labels), judges.query)
+    else:
+        warnings.warn("cd is left out: the attributes of the run's data are not those of the oracle", stacklevel=2)
 
 
 @contextmanager

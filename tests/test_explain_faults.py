@@ -286,6 +286,14 @@ def test_more_failures_than_allowed_are_an_error(command, spoil, tmp_path, capsy
     assert len(records(tmp_path / "other")) == SOME
 
 
+def test_a_run_whose_images_all_fail_ends_with_the_reason(command, spoil, tmp_path, capsys):
+    spoil(*range(SOME))
+    text = refusal(capsys, command(tmp_path / "run"))
+    assert f"error: {SOME} images failed, more than max_failures=0 ({SOME} {FAILED})" in text
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert not (tmp_path / "run" / "gallery.png").exists()
+
+
 def test_a_run_of_which_only_failing_images_are_left_ends(undisturbed, command, spoil, tmp_path, capsys):
     folder = tmp_path / "run"
     explain.main(command(folder, num_images=2))

@@ -49,7 +49,7 @@ def make():
             BinaryDecision(),
             diffusion_filter.with_steps(settings.steps),
             ProximalGradient(settings.iterations, settings.step_size, settings.threshold),
-            Distance(l1=settings.l1),
+            Distance(l1=settings.weight),
             Refinement(settings.mask_threshold, settings.dilation),
             **{"slots": 3, "seed": 7, **options},
         )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ace import measurement
-from ace.measurement import Measurement, bootstrap, measure_mean, wilson
+from ace.measurement import Measurement, bootstrap, measure_mean, measure_share, wilson
 
 
 def test_the_interval_of_a_share_is_that_of_the_normal_approximation():
@@ -57,8 +57,16 @@ def test_a_mean_knows_its_images_and_convention():
     assert 0 <= measured.interval[0] < 1.5 < measured.interval[1] <= 3
 
 
-def test_of_no_images_there_is_no_mean():
-    assert measure_mean(torch.empty(0), "flipped") is None
+def test_a_certain_event_has_an_interval_with_a_width():
+    measured = measure_share(torch.ones(16, dtype=torch.bool), "attempted", "a convention")
+    assert measured == Measurement(1.0, 16, "attempted", wilson(16, 16), "a convention")
+    assert measured.interval == pytest.approx((0.806, 1), abs=1e-3)
+    assert measure_share(torch.tensor([True, False, False]), "attempted").value == 1 / 3
+
+
+@pytest.mark.parametrize("measure", [measure_mean, measure_share])
+def test_of_no_images_there_is_no_measurement(measure):
+    assert measure(torch.empty(0), "flipped") is None
 
 
 def test_a_statistic_of_several_numbers_has_an_interval_for_each():

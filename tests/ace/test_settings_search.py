@@ -108,12 +108,12 @@ def test_a_proximal_attack_has_longer_and_shorter_steps_and_thresholds():
 
 def test_sign_steps_reach_as_far_in_fewer_or_more_iterations():
     neighbours = attack_neighbours(SIGNS)
-    found = {(s.step_size, s.iterations, s.l1) for s in neighbours(SIGNS)}
+    found = {(s.step_size, s.iterations, s.weight) for s in neighbours(SIGNS)}
     assert found == {(2, 25, 0.001), (0.5, 100, 0.001), (1, 50, 0.01), (1, 50, 0.0001)}
     longer = replace(SIGNS, step_size=4.0, iterations=12)
     assert replace(SIGNS, step_size=2.0, iterations=25) in neighbours(longer), "back on the same grid"
     assert replace(SIGNS, step_size=64.0, iterations=1) in neighbours(replace(SIGNS, step_size=32.0, iterations=2))
-    assert attack_names(SIGNS) == ("step_size", "iterations", "l1")
+    assert attack_names(SIGNS) == ("step_size", "iterations", "weight")
 
 
 @pytest.mark.parametrize(("dilation", "found"), [(1, {3, 1}), (3, {7, 1}), (5, {11, 3}), (9, {19, 5}), (15, {31, 7})])

@@ -72,7 +72,7 @@ def test_a_run_is_audited_from_its_pictures(changed, judge, capsys):
         assert name.replace(">", "&gt;") in page
     assert found["verdict"] in printed
     assert re.search(r"^ +smiling \(query\) +\d+% +\[\d+%, \d+%\] +\d+ +\d+ +0$", printed, re.M)
-    assert re.search(r"^ +correlation difference +\d\S* \[", printed, re.M)
+    assert re.search(r"^ +correlation difference +\d\S*: sum over", printed, re.M)
     assert f"audit  {run}/audit.json" in printed
 
 

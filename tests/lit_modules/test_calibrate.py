@@ -9,9 +9,10 @@ import yaml
 
 import explain
 from ace.attacks import PGD
-from ace.images import load_png
+from ace.calibration import Calibration
+from ace.images import load_png, save_png
 from ace.settings_search import Settings
-from lit_modules.calibrate import overlay
+from lit_modules.calibrate import UNFINISHED, overlay
 from tests.conftest import records
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -114,7 +115,7 @@ def test_sign_steps_are_calibrated_too(calibrate, tmp_path, capsys):
     }  # fmt: skip
     printed = capsys.readouterr().out
     assert printed.count("not reached in the time") == 4 + 4, "the neighbours of both starts"
-    assert re.search("step_size +iterations +l1 +flipped", printed)
+    assert re.search("step_size +iterations +weight +flipped", printed)
     assert f"--config {out}" in printed
 
 
@@ -134,7 +135,7 @@ METHOD = {
 
 
 def test_an_overlay_keeps_what_is_not_searched_and_fits_a_smaller_tau():
-    found = overlay(METHOD, Settings(2, 10.0, 3, 1.0, 0.0, 0.3, 7))
+    found = overlay(METHOD, Settings(2, 10.0, 3, 1.0, 0.5, 0.3, 7))
     assert found == {
         "attack": PROXIMAL | {"init_args": PROXIMAL["init_args"] | {"step_size": 10.0, "threshold": 1.0}},
         "distance": METHOD["distance"],
@@ -145,7 +146,36 @@ def test_an_overlay_keeps_what_is_not_searched_and_fits_a_smaller_tau():
         "refinement": {"threshold": 0.3, "dilation": 7},
     }
     assert METHOD["attack"]["init_args"]["step_size"] == 40, "the configuration is left as it is"
-    assert overlay(METHOD, Settings(9, 10.0, 3, 1.0, 0.0, 0.3, 7))["gradient_passes"] == 4
+    assert overlay(METHOD, Settings(9, 10.0, 3, 1.0, 0.5, 0.3, 7))["gradient_passes"] == 4
+
+
+def test_the_distance_that_is_configured_is_searched():
+    l2 = overlay(METHOD, Settings(2, 10.0, 3, None, 0.05, 0.3, 7))["distance"]
+    assert l2 == {"l1": 0.0, "l2": 0.05, "schedule": "linear"}
+    both = METHOD | {"distance": {"l1": 0.1, "l2": 0.5, "schedule": "linear"}}
+    assert overlay(both, Settings(2, 10.0, 3, None, 0.05, 0.3, 7))["distance"]["l1"] == 0.05
+    assert overlay(both, Settings(2, 10.0, 3, None, 0.05, 0.3, 7))["distance"]["l2"] == 0.5
+
+
+def test_what_was_found_before_a_stop_is_kept(calibrate, proximal, tmp_path, monkeypatch):
+    def stopped(self, start):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Calibration, "masks", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(tmp_path, proximal, "--budget=0.001")
+    [file] = tmp_path.glob("*.yaml")
+    assert f"# {UNFINISHED}" in file.read_text()
+    assert yaml.safe_load(file.read_text())["model"]["steps"] == 2
+
+
+def test_what_an_earlier_run_keeps_out_is_kept_out(proximal, arguments, tmp_path, refusal):
+    _, *args = arguments(tmp_path / "earlier", proximal, "--data.predict_split=val", "--data.val_size=4")
+    explain.main(["generate", *args])
+    for mask in (tmp_path / "earlier/images/mask").iterdir():
+        save_png(np.full((64, 64), 255, np.uint8), mask)  # nothing may change
+    avoid = f"--model.avoid=[{tmp_path / 'earlier'}]"
+    assert "none of these attacks flips an image" in refusal(proximal, "--budget=0.001", avoid)
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,17 @@ def test_a_second_classifier_and_an_oracle_are_asked_by_the_name_of_the_attribut
     head = network.network.classifier
     head.weight.data, head.bias.data = head.weight[order], head.bias[order]
     network.save_pretrained(turned)
-    metrics = evaluate(run, "--subsets=all", second_classifier=turned, oracle_classifier=turned)
+    (run / "metrics.json").unlink()
+    with pytest.warns(UserWarning, match="^cd is left out: the attributes of the run's data"):
+        metrics = evaluate(run, "--subsets=all", second_classifier=turned, oracle_classifier=turned)
     for name in ("non_adversarial_flip_rate", "attributes_changed", "factors_preserved"):
-        assert metrics[name] == expected[name]
+        assert metrics[name]["value"] == expected[name]["value"]
+        assert metrics[name]["convention"].endswith(f"; {turned}")
+        assert expected[name]["convention"].endswith(f"; {judge}")
     assert "cd" not in metrics, "the data list their attributes in another order"
+
+
+def test_a_second_oracle_is_refused(run, judge, capsys):
+    networks = f"--networks={{oracle_classifier: {judge}, oracle_celeba: {judge}}}"
+    loaded = refusal(capsys, run, networks)
+    assert "oracle_celeba is a second oracle, and one alone tells attributes: leave one of them out" in loaded
