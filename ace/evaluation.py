@@ -20,9 +20,10 @@ from ace.measurement import Measurement, measure_mean, measure_share
 from ace.memory import gather
 from ace.metrics.closeness import changed_area, l1, l2, linf
 from ace.metrics.diversity import mean_pairwise_distance
+from ace.plain_values import flatten, write_json
 from ace.record import Record
 from ace.results import Result, batches, published_results, results_of_run
-from ace.run_store import RunStore, flatten, write_json
+from ace.run_store import RunStore
 
 ATTEMPTED = "attempted"
 _NUMBERS = {

@@ -11,11 +11,7 @@ writes is the matter of `RunLock`.
 """
 
 import csv
-import hashlib
 import io
-import json
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +21,7 @@ import numpy as np
 import yaml
 
 from ace.images import save_png, write_whole
+from ace.plain_values import digest, flatten, plain, write_json
 from ace.record import (
     FIELDS,
     Record,
@@ -85,7 +82,7 @@ class RunStore:
             WriteError: the disk is full, or the folder cannot be written.
         """
         folder = Path(folder)
-        settings, config = _plain(settings, "settings"), _plain(config, "config")
+        settings, config = plain(settings, "settings"), plain(config, "config")
         if (folder / "config.yaml").exists():
             store = cls.open(folder)
             store.rank = rank
@@ -126,7 +123,7 @@ class RunStore:
             "settings": self.settings,
             "config": self.config,
             "versions": self.versions,
-            "settings_hash": _hash(self.settings),
+            "settings_hash": digest(self.settings),
         }
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         with writing(self.folder / "config.yaml"):
@@ -136,7 +133,7 @@ class RunStore:
     @cached_property
     def settings_hash(self) -> str:
         """What every record names its run by: the first 16 digits of the `settings_hash` of `config.yaml`."""
-        return _hash(self.settings)[:16]
+        return digest(self.settings)[:16]
 
     def finished_ids(self) -> set[str]:
         """Ids with a complete record of any rank and any status, failures included.
@@ -246,28 +243,6 @@ class RunStore:
         return sorted(self.folder.glob("records.rank*.jsonl"))
 
 
-def write_json(path: Path, value: Any) -> Path:
-    """Write a JSON file whole; numbers that are not finite become null.
-
-    Raises:
-        WriteError: the disk is full, or the folder cannot be written.
-    """
-    with writing(path):
-        write_whole((json.dumps(_finite(value), indent=2, allow_nan=False) + "\n").encode(), path)
-    return path
-
-
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested mappings into one with dotted keys; lists and empty mappings are leaves."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def _refuse_other_settings(folder: Path, old: dict, new: dict) -> None:
     before, after = flatten(old), flatten(new)
     keys = sorted(before.keys() | after.keys())
@@ -290,28 +265,3 @@ def _refuse_foreign_content(folder: Path) -> None:
             f"{folder} is not empty and holds no run (no config.yaml, but {', '.join(foreign[:5])}): "
             "give another output folder, or empty this one"
         )
-
-
-def _hash(settings: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def _plain(value: Any, key: str) -> Any:
-    """A copy in plain values, as YAML gives them back: tuples become lists and paths text."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item, f"{key}.{name}") for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, f"{key}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, Path):
-        return str(value)
-    if type(value) in (str, int, float, bool, type(None)):
-        return value
-    raise TypeError(f"{key} must be a plain value to go into config.yaml, got {type(value).__name__}: {value!r}")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

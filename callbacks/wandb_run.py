@@ -10,7 +10,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ace.run_store import RunStore, write_json
+from ace.plain_values import write_json
+from ace.run_store import RunStore
 from callbacks.wandb_mode import never_prompt
 
 FILE = "wandb.json"

@@ -14,11 +14,12 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ace.images import write_whole
+from ace.plain_values import flatten
 from ace.record import FIELDS, Record, writing
 from ace.report.change import RAMP
 from ace.report.names import run_names
 from ace.report.pictures import THUMBNAIL, draw_pictures, image_size, kinds_by_id
-from ace.run_store import RunStore, flatten
+from ace.run_store import RunStore
 
 REPRODUCE = "generate.yaml"
 """The configuration of a run as a file that `explain.py generate --config` takes; the report writes it."""

@@ -16,7 +16,7 @@ import yaml
 import ace.run_store
 from ace.images import load_png
 from ace.record import WriteError
-from ace.run_store import Record, RunStore, flatten
+from ace.run_store import Record, RunStore
 
 SETTINGS = {
     "seed": 0,
@@ -461,8 +461,3 @@ def test_targets_have_names_of_their_own_or_those_of_the_classes(tmp_path):
 def test_a_status_says_whether_an_image_was_explained_and_attempted(status, explained, attempted):
     record = Record(id="a", seed=0, status=status, flipped=status == "flipped")
     assert (record.explained, record.attempted) == (explained, attempted)
-
-
-def test_flatten_gives_dotted_keys():
-    nested = {"a": {"b": 1, "c": {"d": [2]}}, "e": {}}
-    assert flatten(nested) == {"a.b": 1, "a.c.d": [2], "e": {}}
