@@ -16,10 +16,8 @@ from torchvision.models import get_model, list_models
 
 from ace.models.identity import file_hash, folder_hash
 from ace.models.normalised import NormalisedClassifier, Task
-from ace.models.pretrained import pretrained_state
+from ace.models.pretrained import CONFIG_NAME, WEIGHTS_NAME, pretrained_state
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
 CHECKPOINT_KEY = "image_classifier"  # under which a training checkpoint keeps the constructor's arguments
 
 

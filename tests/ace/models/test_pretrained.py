@@ -1,5 +1,6 @@
 """Weights to start from: read without pickle, and all of them but the last layer's used."""
 
+import json
 import pickle
 from pathlib import Path
 from urllib.error import URLError
@@ -179,3 +180,27 @@ def test_the_normalisation_is_that_of_torchvisions_weights():
     assert default_normalisation("densenet121", "DEFAULT") == imagenet
     for architecture, pretrained in (("resnet18", None), ("resnet18", "own.pt"), (TINY, "DEFAULT")):
         assert default_normalisation(architecture, pretrained) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def test_a_configuration_that_is_not_an_exported_classifiers_says_nothing(trained, store, tmp_path):
+    """Other libraries call theirs the same, and ours belongs to one file alone."""
+    usual = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    path, other = store(trained, "model.safetensors"), store(trained)
+    for content in ({"architectures": ["Net"], "mean": "?"}, ["a list"]):
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        assert default_normalisation(TINY, path) == usual
+    (tmp_path / "config.json").write_text(json.dumps(classifier().config | {"mean": [0.1] * 3, "std": [0.2] * 3}))
+    assert default_normalisation(TINY, other) == usual
+    assert default_normalisation(TINY, path) == ((0.1, 0.1, 0.1), (0.2, 0.2, 0.2))
+
+
+def test_a_damaged_configuration_is_named(trained, store, tmp_path):
+    path = store(trained, "model.safetensors")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"cannot read .*config\.json.*damaged"):
+        default_normalisation(TINY, path)
+
+
+def test_a_folder_without_weights_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"no weights at '{tmp_path}'"):
+        classifier().load_weights(str(tmp_path))
