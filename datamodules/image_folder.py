@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torchvision.datasets.folder import make_dataset
 
 from datamodules.base import Split
@@ -62,6 +63,8 @@ class ImageFolderDataModule(ImageFilesDataModule):
                     f"The classes in {folder} are {names}, those in {folders[0]} are {self.class_names}: give every "
                     "split the same class folders."
                 )
+        for folder in {self.root, *folders}:
+            _warn_of_loose_images(folder)
 
     def entries(self, split: Split) -> list[Entry]:
         """The image files of a split.
@@ -126,6 +129,14 @@ def _refuse_other_split_names(root: Path) -> None:
         raise ValueError(
             f"{root} holds folders that look like splits ({', '.join(found)}): rename them to train, val and test; if "
             "they are classes, move them into a folder train."
+        )
+
+
+def _warn_of_loose_images(folder: Path) -> None:
+    if _subfolders(folder) and (loose := image_names(folder)):
+        rank_zero_warn(
+            f"{len(loose)} images in {folder} are left out, {loose[0]} for one, because there are folders beside them: "
+            "move them into one of these, or the folders elsewhere."
         )
 
 

@@ -98,6 +98,31 @@ def test_classes_may_be_called_like_splits_below_a_split(tmp_path):
     assert ImageFolderDataModule(str(tmp_path)).class_names == ["invalid", "valid"]
 
 
+@pytest.mark.parametrize("split", ["", "val"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_images_beside_folders_are_counted_in_a_warning(count, split, root):
+    for index in range(count):
+        (root / split / f"loose {index}.JPG").touch()
+    for other in ("notes.txt", ".hidden.png"):
+        (root / split / other).touch()
+    with pytest.warns(UserWarning, match=rf"^{count} images in {re.escape(str(root / split))} are left out") as told:
+        ImageFolderDataModule(str(root))
+    assert len(told) == 1
+
+
+def test_images_beside_class_folders_are_counted_in_a_warning(tmp_path):
+    flat(tmp_path, 4, classes=("thumbs",))
+    (tmp_path / "loose.png").touch()
+    with pytest.warns(UserWarning, match="^1 images in .* are left out, loose.png"):
+        assert ImageFolderDataModule(str(tmp_path)).class_names == ["thumbs"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_image_is_loose_where_there_are_no_folders(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    ImageFolderDataModule(str(tmp_path))
+
+
 def test_a_folder_with_neither_folders_nor_images_is_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(FileNotFoundError, match=r"holds neither folders nor images: put images there"):
