@@ -49,7 +49,7 @@ class LitClassifier(TrainingModule):
         warmup_steps: steps of the warm-up.
 
     Raises:
-        ValueError: fewer than two classes, a number out of range, or weights that do not fit.
+        ValueError: fewer than two classes, a number out of range, auxiliary logits, or weights that do not fit.
         FileNotFoundError: no such weights.
     """
 
@@ -78,10 +78,15 @@ class LitClassifier(TrainingModule):
             )
         if not mixup >= 0:
             raise ValueError(f"mixup must not be negative (0 for none), got {mixup}")
-        usual_mean, usual_std = default_normalisation(architecture, pretrained)
+        usual_mean, usual_std = default_normalisation(architecture, pretrained, options)
         self.classifier = ImageClassifier(
             architecture, class_names, task, options, mean or usual_mean, std or usual_std
         )
+        if getattr(self.classifier.network, "aux_logits", False):
+            raise ValueError(
+                f"{architecture} gives auxiliary logits too while it is trained, and the loss is that of one output: "
+                "take them away with --model.options '{aux_logits: false}'"
+            )
         if pretrained is not None:
             self.classifier.load_weights(pretrained)
             _compare_classes(architecture, pretrained, self.classifier.class_names)

@@ -17,16 +17,26 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights, list_m
 
 CONFIG_NAME = "config.json"  # the two files of an exported classifier
 WEIGHTS_NAME = "model.safetensors"
+AUXILIARY_HEADS = ("AuxLogits", "aux1", "aux2")  # of inception_v3 and googlenet
+SHIFTED = ("inception_v3", "googlenet")  # trained with 0.5; their `transform_input` turns ImageNet's numbers into that
 
 
-def default_normalisation(architecture: str, pretrained: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def default_normalisation(
+    architecture: str, pretrained: str | None, options: Mapping[str, Any] | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation that torchvision's weights or an exported classifier's go with; 0.5 for all others.
+
+    Args:
+        architecture: see `ace.models.classifiers.build_network`.
+        pretrained: see `pretrained_state`.
+        options: further arguments of the network's constructor.
 
     Raises:
         ValueError: the configuration beside an exported classifier's weights is damaged.
     """
     weights = known_weights(architecture).get(pretrained)
-    if weights is not None:
+    shifted = architecture in SHIFTED and not (options or {}).get("transform_input")
+    if weights is not None and not shifted:
         preset = weights.transforms()
         return tuple(preset.mean), tuple(preset.std)
     exported = exported_config(architecture, pretrained)

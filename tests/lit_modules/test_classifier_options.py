@@ -213,3 +213,12 @@ def test_other_classes_than_the_exported_ones_are_named(names, exported):
     told = re.escape(f"{str(exported)!r} was trained on the classes ['dark', 'middle', 'light'], not on {names}")
     with pytest.warns(UserWarning, match=told):
         LitClassifier(names, DENSENET, OPTIONS, pretrained=str(exported))
+
+
+@pytest.mark.parametrize("architecture", ["inception_v3", "googlenet"])
+def test_auxiliary_logits_are_refused_with_the_option_that_takes_them_away(architecture):
+    told = rf"{architecture}.* --model\.options '\{{aux_logits: false\}}'"
+    with torch.device("meta"):
+        with pytest.raises(ValueError, match=told):
+            LitClassifier(["a", "b"], architecture, {"init_weights": False})
+        LitClassifier(["a", "b"], architecture, {"init_weights": False, "aux_logits": False})
