@@ -13,7 +13,7 @@ from lit_modules.cli import LogConfigCallback, TrainCLI
 
 
 def main(args: list[str] | None = None) -> TrainCLI:
-    """Run one of LightningCLI's subcommands: fit, validate, test or predict."""
+    """Run one of LightningCLI's subcommands: fit, validate or test."""
     return TrainCLI(
         LightningModule,
         LightningDataModule,

@@ -8,13 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torchvision.datasets.folder import make_dataset
 
 from datamodules.base import Split
 from datamodules.image_files import Entry, ImageFilesDataModule, check_shares, hashed_order, hashed_split, image_id
-from datamodules.layout import EXTENSIONS
+from datamodules.layout import EXTENSIONS, image_names
 
 UNLABELLED = "images"  # the one class of images that lie in no class folder
+SPLIT_LIKE = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}  # in lower case
 
 
 class ImageFolderDataModule(ImageFilesDataModule):
@@ -22,19 +24,20 @@ class ImageFolderDataModule(ImageFilesDataModule):
 
     Without class folders all images are of one class, "images", which is enough for a diffusion model. Without
     the folders train, val and test an image's split is drawn by a hash of its path below ROOT: it stays the same
-    whatever other images come or go. Names that begin with a dot are passed over. The order is that of a hash too: the
+    whatever other images come or go. Where only val is missing, it is drawn in this way from the images in train, and
+    they are no longer trained on. Names that begin with a dot are passed over. The order is that of a hash too: the
     first ``num_images`` are of all classes.
 
     Args:
         root: folder of the splits, of the classes, or of the images.
-        val_share: share of the images to validate on, where ROOT has no folders of splits.
+        val_share: share of the images to validate on, where ROOT has no folders of splits, or train but no val.
         test_share: share of the images to test on and explain, where ROOT has no folders of splits.
         horizontal_flip: mirror half of the training images; not what has a left and a right, as text, digits or roads.
         settings: further arguments of `ImageFilesDataModule`.
 
     Raises:
         FileNotFoundError: no such folder, or neither folders nor images in it.
-        ValueError: splits with different classes, or a setting out of range.
+        ValueError: splits with different classes or other names, or a setting out of range.
     """
 
     def __init__(
@@ -50,36 +53,44 @@ class ImageFolderDataModule(ImageFilesDataModule):
         self.root, self._shares = Path(root).expanduser(), (val_share, test_share)
         if not self.root.is_dir():
             raise FileNotFoundError(f"There is no folder {root!r}: give the one that holds your images.")
-        folders = [self.root / split for split in ("train", "val", "test") if (self.root / split).is_dir()]
-        self._has_splits = bool(folders)
-        folders = folders or [self.root]
+        _refuse_other_split_names(self.root)
+        self._splits = [split for split in get_args(Split) if (self.root / split).is_dir()]
+        folders = [self.root / split for split in self._splits] or [self.root]
         self.class_names = _class_names(folders[0])
-        for folder in folders:
-            if _class_names(folder) != self.class_names:
+        for folder in folders[1:]:
+            if (names := _class_names(folder)) != self.class_names:
                 raise ValueError(
-                    f"The classes in {folder} are {_class_names(folder)}, those in {folders[0]} are "
-                    f"{self.class_names}: give every split the same class folders."
+                    f"The classes in {folder} are {names}, those in {folders[0]} are {self.class_names}: give every "
+                    "split the same class folders."
                 )
+        for folder in {self.root, *folders}:
+            _warn_of_loose_images(folder)
 
     def entries(self, split: Split) -> list[Entry]:
         """The image files of a split.
 
         Raises:
-            FileNotFoundError: If the split is missing.
+            FileNotFoundError: If the split is missing, and not drawn by a hash.
             ValueError: If a class has no images.
         """
-        if not self._has_splits:
+        drawn_from_train = "train" in self._splits and "val" not in self._splits and split != "test"
+        if not self._splits or drawn_from_train:
             return self._hashed[split]
         folder = self.root / split
-        if not folder.is_dir():
-            raise FileNotFoundError(f"There is no folder {str(folder)!r}: the {split} split is missing.")
+        if split not in self._splits:
+            remedy = " or explain another split (for example --data.predict_split val)" if split == "test" else ""
+            raise FileNotFoundError(
+                f"There is no folder {str(folder)!r}: the {split} split is missing, make that folder{remedy}."
+            )
         return [entry for _, entry in self._listed(folder)]
 
     @cached_property
     def _hashed(self) -> dict[Split, list[Entry]]:
+        """The splits that a hash draws: all of them from ROOT, or train and val from the folder train."""
+        folder, shares = (self.root / "train", (self._shares[0], 0.0)) if self._splits else (self.root, self._shares)
         splits: dict[Split, list[Entry]] = {split: [] for split in get_args(Split)}
-        for name, entry in self._listed(self.root):
-            splits[hashed_split(name, *self._shares)].append(entry)
+        for name, entry in self._listed(folder):
+            splits[hashed_split(name, *shares)].append(entry)
         return splits
 
     def _listed(self, folder: Path) -> Iterator[tuple[str, Entry]]:
@@ -103,13 +114,30 @@ class ImageFolderDataModule(ImageFilesDataModule):
 
 def _class_names(folder: Path) -> list[str]:
     names = _subfolders(folder)
-    files = (entry.name.lower() for entry in os.scandir(folder) if not entry.name.startswith("."))
-    if not names and not any(name.endswith(EXTENSIONS) for name in files):
+    if not names and not image_names(folder):
         raise FileNotFoundError(
             f"{folder} holds neither folders nor images: put images there ({', '.join(EXTENSIONS)}), in one folder a "
             "class if a classifier is to learn from them."
         )
     return names or [UNLABELLED]
+
+
+def _refuse_other_split_names(root: Path) -> None:
+    """Refuse folders that are meant as splits: they would be taken for classes, or be passed over."""
+    found = [name for name in _subfolders(root) if name.lower() in SPLIT_LIKE and name not in get_args(Split)]
+    if found:
+        raise ValueError(
+            f"{root} holds folders that look like splits ({', '.join(found)}): rename them to train, val and test; if "
+            "they are classes, move them into a folder train."
+        )
+
+
+def _warn_of_loose_images(folder: Path) -> None:
+    if _subfolders(folder) and (loose := image_names(folder)):
+        rank_zero_warn(
+            f"{len(loose)} images in {folder} are left out, {loose[0]} for one, because there are folders beside them: "
+            "move them into one of these, or the folders elsewhere."
+        )
 
 
 def _subfolders(folder: Path) -> list[str]:

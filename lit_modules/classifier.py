@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchvision.transforms.v2 import MixUp
@@ -14,7 +15,7 @@ from ace.classification import ClassificationLoss, balanced_weights, check_label
 from ace.metrics.classification import class_probabilities, classification_metrics
 from ace.models.classifiers import CHECKPOINT_KEY, ImageClassifier
 from ace.models.normalised import Task
-from ace.models.pretrained import default_normalisation
+from ace.models.pretrained import default_normalisation, exported_config
 from ace.noise import generator
 from lit_modules.adversarial import PGDTraining
 from lit_modules.training import TrainingModule
@@ -32,11 +33,11 @@ class LitClassifier(TrainingModule):
         options: further arguments of the network's constructor.
         task: ``multiclass`` for class indices, ``binary`` for class indices 0 and 1 and a single logit, ``multilabel``
             for 0/1 attribute vectors.
-        pretrained: what the weights start from: a state dict (.pt, .pth or .safetensors), or the name of torchvision's
-            weights for the architecture (``DEFAULT``, ``IMAGENET1K_V2``), which are downloaded. The last layer stays
-            new if it has another number of classes.
-        mean: per-channel normalisation of [0, 1] images; by default 0.5, and with torchvision's weights what they were
-            trained with. A file of ImageNet weights needs [0.485, 0.456, 0.406].
+        pretrained: what the weights start from: a state dict (.pt, .pth or .safetensors), the folder of an exported
+            classifier, or the name of torchvision's weights for the architecture (``DEFAULT``, ``IMAGENET1K_V2``),
+            which are downloaded. The last layer stays new if it has another number of classes.
+        mean: per-channel normalisation of [0, 1] images; by default 0.5, and with torchvision's weights or an exported
+            classifier's what they were trained with. A file of ImageNet weights needs [0.485, 0.456, 0.406].
         std: the same; a file of ImageNet weights needs [0.229, 0.224, 0.225].
         class_weights: of the loss, one a logit: of the class, or of the "yes" of an attribute or a binary classifier.
             ``balanced`` counts the training labels.
@@ -48,7 +49,7 @@ class LitClassifier(TrainingModule):
         warmup_steps: steps of the warm-up.
 
     Raises:
-        ValueError: fewer than two classes, a number out of range, or weights that do not fit.
+        ValueError: fewer than two classes, a number out of range, auxiliary logits, or weights that do not fit.
         FileNotFoundError: no such weights.
     """
 
@@ -77,12 +78,18 @@ class LitClassifier(TrainingModule):
             )
         if not mixup >= 0:
             raise ValueError(f"mixup must not be negative (0 for none), got {mixup}")
-        usual_mean, usual_std = default_normalisation(architecture, pretrained)
+        usual_mean, usual_std = default_normalisation(architecture, pretrained, options)
         self.classifier = ImageClassifier(
             architecture, class_names, task, options, mean or usual_mean, std or usual_std
         )
+        if getattr(self.classifier.network, "aux_logits", False):
+            raise ValueError(
+                f"{architecture} gives auxiliary logits too while it is trained, and the loss is that of one output: "
+                "take them away with --model.options '{aux_logits: false}'"
+            )
         if pretrained is not None:
             self.classifier.load_weights(pretrained)
+            _compare_classes(architecture, pretrained, self.classifier.class_names)
         self.task, self.adversarial = task, adversarial
         self.mixup = MixUp(alpha=mixup) if mixup else None
         self.balanced = class_weights == "balanced"
@@ -189,3 +196,13 @@ class LitClassifier(TrainingModule):
     def export(self, folder: Path, dtype: torch.dtype) -> None:
         """Write the classifier folder that ``explain.py`` reads."""
         self.classifier.save_pretrained(folder, dtype)
+
+
+def _compare_classes(architecture: str, pretrained: str, class_names: list[str]) -> None:
+    """Warn where an exported classifier's last layer, of as many classes or not, tells others apart."""
+    exported = exported_config(architecture, pretrained)
+    if exported is not None and exported["class_names"] != class_names:
+        rank_zero_warn(
+            f"{pretrained!r} was trained on the classes {exported['class_names']}, not on {class_names}: its last "
+            "layer has to be trained anew"
+        )

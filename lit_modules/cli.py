@@ -84,9 +84,15 @@ class TrainCLI(OutputCLI):
         parser.link_arguments("output_dir", "checkpoint.folder", compute_fn=checkpoint_folder)
         parser.link_arguments("data.class_names", "model.init_args.class_names", apply_on="instantiate")
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's without predict, which is what `explain.py` does."""
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
+
     def before_instantiate_classes(self) -> None:
         super().before_instantiate_classes()
         one_sentence(self._find_last_checkpoint)
+        one_sentence(self._check_weights)
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
@@ -103,6 +109,16 @@ class TrainCLI(OutputCLI):
             config.ckpt_path = str(path)
             if self.subcommand == "fit":
                 self.go_on_with_wandb_run()
+
+    def _check_weights(self) -> None:
+        """Refuse to measure a new network; one's own module without ``pretrained`` may find weights in another way."""
+        config = self.active_config
+        new = config.get("ckpt_path") is None and config.get("model.init_args.pretrained", "unknown") is None
+        if self.subcommand in ("validate", "test") and new:
+            raise ValueError(
+                f"{self.subcommand} would measure random weights: give --ckpt_path last for the end of the training in "
+                f"{config.output_dir}, or --model.pretrained FOLDER for an exported network"
+            )
 
 
 class LogConfigCallback(SaveConfigCallback):

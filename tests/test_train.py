@@ -93,6 +93,32 @@ def test_the_classifier_is_trained_exported_and_tested(arguments, tmp_path):
     assert all(torch.equal(weight, loaded[name]) for name, weight in weights.items() if "accuracy" not in name)
 
 
+def test_an_exported_classifier_is_tested_from_its_folder(arguments):
+    """The normalisation is not the default: the numbers depend on it."""
+    normalisation = ("--model.mean=[0.3, 0.4, 0.5]", "--model.std=[0.1, 0.2, 0.3]")
+    train.main(arguments("fit", CLASSIFIER, *normalisation))
+    expected = train.main(arguments("test", CLASSIFIER, *normalisation, "--ckpt_path=last"))
+    expected = expected.trainer.callback_metrics["test/loss"].item()
+    for place in ("weights/avatars/classifier", "weights/avatars/classifier/model.safetensors"):
+        tested = train.main(arguments("test", CLASSIFIER, f"--model.pretrained={place}")).trainer.callback_metrics
+        assert tested["test/loss"].item() == pytest.approx(expected, rel=1e-3), place
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+@pytest.mark.parametrize("settings", [CLASSIFIER, DDPM])
+def test_a_network_without_weights_is_not_measured(command, settings, arguments):
+    with pytest.raises(SystemExit) as exit:
+        train.main(arguments(command, settings))
+    told = f"error: {command} would measure random weights: give --ckpt_path last .*, or --model.pretrained FOLDER .*"
+    assert re.fullmatch(told, exit.value.code)
+
+
+def test_there_is_nothing_to_predict(arguments, capsys):
+    with pytest.raises(SystemExit):
+        train.main(arguments("predict", CLASSIFIER, "--ckpt_path=last"))
+    assert "invalid choice: 'predict'" in capsys.readouterr().err
+
+
 def test_the_diffusion_model_is_trained_sampled_exported_and_trained_on(arguments, tmp_path):
     output = tmp_path / "outputs" / "avatars" / "ddpm"
     folder = tmp_path / "weights" / "avatars" / "ddpm"

@@ -16,10 +16,8 @@ from torchvision.models import get_model, list_models
 
 from ace.models.identity import file_hash, folder_hash
 from ace.models.normalised import NormalisedClassifier, Task
-from ace.models.pretrained import pretrained_state
+from ace.models.pretrained import AUXILIARY_HEADS, CONFIG_NAME, WEIGHTS_NAME, pretrained_state
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
 CHECKPOINT_KEY = "image_classifier"  # under which a training checkpoint keeps the constructor's arguments
 
 
@@ -88,6 +86,8 @@ class ImageClassifier(NormalisedClassifier):
     def load_weights(self, pretrained: str) -> None:
         """Start from trained weights; the last layer stays new if they have another number of classes.
 
+        Auxiliary heads of theirs that the network does not have are left out.
+
         Args:
             pretrained: see `ace.models.pretrained.pretrained_state`.
 
@@ -95,7 +95,9 @@ class ImageClassifier(NormalisedClassifier):
             FileNotFoundError: no such weights.
             ValueError: they cannot be read or do not fit.
         """
+        absent = tuple(f"{head}." for head in AUXILIARY_HEADS if getattr(self.network, head, None) is None)
         state = pretrained_state(self.architecture, pretrained)
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(absent)}
         own = self.network.state_dict()
         reshaped = {name for name in own.keys() & state.keys() if own[name].shape != state[name].shape}
         found = self.network.load_state_dict({name: state[name] for name in state.keys() - reshaped}, strict=False)

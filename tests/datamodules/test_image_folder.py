@@ -45,15 +45,82 @@ def test_ids_are_unique_safe_and_come_from_the_file_name(root):
     assert set(ids) < set(ImageFolderDataModule(str(root), image_size=16).dataset("test").ids)
 
 
-def test_a_missing_split_is_named_when_it_is_asked_for(root):
+def test_a_missing_split_is_named_with_what_to_do_when_it_is_asked_for(root):
     shutil.rmtree(root / "train")
     shutil.rmtree(root / "val")
     data = ImageFolderDataModule(str(root))
     assert data.class_names == ["dark", "light"]
     assert len(data.dataset("test")) == len(data.predict_ids()) == 6
     for split in ("train", "val"):
-        with pytest.raises(FileNotFoundError, match=f"{split}': the {split} split is missing"):
+        with pytest.raises(FileNotFoundError, match=f"{split}': the {split} split is missing, make that folder"):
             data.dataset(split)
+
+
+def test_without_a_test_split_another_one_can_be_explained(root):
+    shutil.rmtree(root / "test")
+    with pytest.raises(FileNotFoundError, match=r"test split is missing.*explain .* --data\.predict_split val"):
+        ImageFolderDataModule(str(root)).predict_ids()
+    assert len(ImageFolderDataModule(str(root), predict_split="val").predict_ids()) == 6
+
+
+@pytest.mark.parametrize("has_test", [True, False])
+def test_without_a_val_split_a_hash_draws_it_from_the_training_images(has_test, tmp_path):
+    flat(tmp_path / "train", 60)
+    if has_test:
+        flat(tmp_path / "test", 6)
+    data = ImageFolderDataModule(str(tmp_path), val_share=0.2)
+    train, val = (set(data.dataset(split).paths) for split in ("train", "val"))
+    assert 4 <= len(val) <= 20
+    assert not train & val
+    assert train | val == set(map(str, (tmp_path / "train").rglob("*.png")))
+    if has_test:
+        assert set(data.dataset("test").paths) == set(map(str, (tmp_path / "test").rglob("*.png")))
+    flat(tmp_path / "train", 90)
+    more = ImageFolderDataModule(str(tmp_path), val_share=0.2)
+    assert len(more.dataset("train")) + len(more.dataset("val")) == 90
+    assert val < set(more.dataset("val").paths)
+
+
+@pytest.mark.parametrize("name", ["training", "validation", "valid", "dev", "testing", "Val"])
+@pytest.mark.parametrize("beside", ["train", "cats"])
+def test_folders_that_are_meant_as_splits_are_refused(name, beside, tmp_path):
+    flat(tmp_path / beside, 4)
+    flat(tmp_path / name, 4)
+    told = (
+        rf"look like splits \({name}\): rename them to train, val and test; .*classes.* move them into a folder train"
+    )
+    with pytest.raises(ValueError, match=told):
+        ImageFolderDataModule(str(tmp_path))
+
+
+def test_classes_may_be_called_like_splits_below_a_split(tmp_path):
+    flat(tmp_path / "train", 4, classes=("invalid", "valid"))
+    assert ImageFolderDataModule(str(tmp_path)).class_names == ["invalid", "valid"]
+
+
+@pytest.mark.parametrize("split", ["", "val"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_images_beside_folders_are_counted_in_a_warning(count, split, root):
+    for index in range(count):
+        (root / split / f"loose {index}.JPG").touch()
+    for other in ("notes.txt", ".hidden.png"):
+        (root / split / other).touch()
+    with pytest.warns(UserWarning, match=rf"^{count} images in {re.escape(str(root / split))} are left out") as told:
+        ImageFolderDataModule(str(root))
+    assert len(told) == 1
+
+
+def test_images_beside_class_folders_are_counted_in_a_warning(tmp_path):
+    flat(tmp_path, 4, classes=("thumbs",))
+    (tmp_path / "loose.png").touch()
+    with pytest.warns(UserWarning, match="^1 images in .* are left out, loose.png"):
+        assert ImageFolderDataModule(str(tmp_path)).class_names == ["thumbs"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_image_is_loose_where_there_are_no_folders(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    ImageFolderDataModule(str(tmp_path))
 
 
 def test_a_folder_with_neither_folders_nor_images_is_refused(tmp_path):
@@ -166,7 +233,8 @@ def test_images_without_class_folders_are_one_class(tmp_path, split):
     sample = data.dataset("train")[0]
     assert sample["label"] == 0
     assert re.fullmatch(r"\d+-[0-9a-f]{8}", sample["id"])
-    assert len(data.dataset("train")) == 40 if split else 20 < len(data.dataset("train")) < 40
+    assert 20 < len(data.dataset("train")) < 40
+    assert sum(len(data.dataset(name)) for name in (("train", "val") if split else SPLITS)) == 40
 
 
 def test_one_class_is_enough_for_a_diffusion_model(tmp_path):

@@ -1,5 +1,7 @@
 """What changes a training: weights to start from, class weights, label smoothing, mixed images."""
 
+import re
+
 import pytest
 import torch
 from lightning import LightningDataModule, Trainer
@@ -176,3 +178,47 @@ def test_the_normalisation_goes_with_the_weights(monkeypatch):
     assert normalisation(pretrained="own.pt") == [[0.5] * 3, [0.5] * 3]
     own = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
     assert normalisation(pretrained="DEFAULT", **own) == [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """The folder of a classifier of three classes, with a normalisation that no default has."""
+    torch.manual_seed(1)
+    classifier = ImageClassifier(
+        DENSENET, NAMES["multiclass"], "multiclass", OPTIONS, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    )
+    classifier.save_pretrained(tmp_path / "exported")
+    return tmp_path / "exported"
+
+
+@pytest.mark.parametrize("place", ["", "model.safetensors"])
+def test_an_exported_classifier_goes_on_with_its_own_normalisation(place, exported, recwarn):
+    model, before = module(pretrained=str(exported / place)), ImageClassifier.from_pretrained(exported)
+    assert torch.equal(model.classifier.mean, torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+    assert torch.equal(model.classifier.std, torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+    images = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(images), before(images))
+    assert not [warning for warning in recwarn if "classes" in str(warning.message)]
+
+
+def test_a_normalisation_that_is_given_counts_more_than_the_exported_one(exported):
+    model = module(pretrained=str(exported), mean=(0.1, 0.2, 0.3))
+    assert torch.equal(model.classifier.mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
+    assert torch.equal(model.classifier.std.flatten(), torch.tensor([0.229, 0.224, 0.225]))
+
+
+@pytest.mark.parametrize("names", [["light", "middle", "dark"], ["dark", "light"]])
+def test_other_classes_than_the_exported_ones_are_named(names, exported):
+    told = re.escape(f"{str(exported)!r} was trained on the classes ['dark', 'middle', 'light'], not on {names}")
+    with pytest.warns(UserWarning, match=told):
+        LitClassifier(names, DENSENET, OPTIONS, pretrained=str(exported))
+
+
+@pytest.mark.parametrize("architecture", ["inception_v3", "googlenet"])
+def test_auxiliary_logits_are_refused_with_the_option_that_takes_them_away(architecture):
+    told = rf"{architecture}.* --model\.options '\{{aux_logits: false\}}'"
+    with torch.device("meta"):
+        with pytest.raises(ValueError, match=told):
+            LitClassifier(["a", "b"], architecture, {"init_weights": False})
+        LitClassifier(["a", "b"], architecture, {"init_weights": False, "aux_logits": False})

@@ -1,5 +1,6 @@
 """Weights to start from: read without pickle, and all of them but the last layer's used."""
 
+import json
 import pickle
 from pathlib import Path
 from urllib.error import URLError
@@ -7,7 +8,8 @@ from urllib.error import URLError
 import pytest
 import torch
 from safetensors.torch import save_file
-from torchvision.models import ShuffleNet_V2_X0_5_Weights, shufflenet_v2_x0_5
+from torchvision.models import ShuffleNet_V2_X0_5_Weights, get_model, shufflenet_v2_x0_5
+from torchvision.transforms.v2.functional import normalize
 
 from ace.models.classifiers import ImageClassifier
 from ace.models.pretrained import default_normalisation
@@ -179,3 +181,67 @@ def test_the_normalisation_is_that_of_torchvisions_weights():
     assert default_normalisation("densenet121", "DEFAULT") == imagenet
     for architecture, pretrained in (("resnet18", None), ("resnet18", "own.pt"), (TINY, "DEFAULT")):
         assert default_normalisation(architecture, pretrained) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def test_a_configuration_that_is_not_an_exported_classifiers_says_nothing(trained, store, tmp_path):
+    """Other libraries call theirs the same, and ours belongs to one file alone."""
+    usual = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    path, other = store(trained, "model.safetensors"), store(trained)
+    for content in ({"architectures": ["Net"], "mean": "?"}, ["a list"]):
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        assert default_normalisation(TINY, path) == usual
+    (tmp_path / "config.json").write_text(json.dumps(classifier().config | {"mean": [0.1] * 3, "std": [0.2] * 3}))
+    assert default_normalisation(TINY, other) == usual
+    assert default_normalisation(TINY, path) == ((0.1, 0.1, 0.1), (0.2, 0.2, 0.2))
+
+
+def test_a_damaged_configuration_is_named(trained, store, tmp_path):
+    path = store(trained, "model.safetensors")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"cannot read .*config\.json.*damaged"):
+        default_normalisation(TINY, path)
+
+
+def test_a_folder_without_weights_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"no weights at '{tmp_path}'"):
+        classifier().load_weights(str(tmp_path))
+
+
+PLAIN = {"aux_logits": False, "init_weights": False}
+
+
+@pytest.mark.parametrize(("architecture", "size"), [("inception_v3", 75), ("googlenet", 32)])
+def test_auxiliary_heads_are_left_out_where_the_network_has_none(architecture, size, store):
+    torch.manual_seed(1)
+    published = get_model(architecture, weights=None, num_classes=5, init_weights=False).eval()
+    state = {name: tensor.half() for name, tensor in published.state_dict().items()}
+    heads = {name for name in state if name.lower().startswith("aux")}
+    assert heads
+    new = ImageClassifier(architecture, ["a", "b"], "multiclass", PLAIN)
+    new.load_weights(store(state))
+    own = new.network.state_dict()
+    assert own.keys() == state.keys() - heads
+    assert all(torch.equal(own[name], state[name].float()) for name in own.keys() - HEAD)
+    assert new.train()(torch.rand(2, 3, size, size)).shape == (2, 2)
+    with pytest.raises(ValueError, match=r"\(unknown: auxiliary\.weight\)"):
+        new.load_weights(store(state | {"auxiliary.weight": torch.zeros(1)}))
+
+
+def test_tensors_that_an_auxiliary_head_lacks_are_unknown(store):
+    with torch.device("meta"):
+        network = ImageClassifier("googlenet", ["a", "b"], "multiclass", {"init_weights": False})
+    state = {name: torch.empty(tensor.shape) for name, tensor in network.network.state_dict().items()}
+    with pytest.raises(ValueError, match=r"\(unknown: aux1\.other\)"):
+        network.load_weights(store(state | {"aux1.other": torch.zeros(1)}))
+
+
+@pytest.mark.parametrize("architecture", ["inception_v3", "googlenet"])
+def test_networks_that_shift_their_input_normalise_once(architecture):
+    """With its weights torchvision has these two undo the normalisation and do it with 0.5; without, they do not."""
+    (mean, std), imagenet = default_normalisation(architecture, "DEFAULT"), default_normalisation("resnet18", "DEFAULT")
+    with torch.device("meta"):
+        network = get_model(architecture, weights=None, transform_input=True, init_weights=False)
+    images = torch.rand(2, 3, 4, 4)
+    shifted = network._transform_input(normalize(images, *imagenet))
+    torch.testing.assert_close(normalize(images, mean, std), shifted)
+    assert default_normalisation(architecture, "DEFAULT", {"transform_input": True}) == imagenet
