@@ -58,5 +58,6 @@ class SampleGrid(Callback):
         streams = [generator(0, str(index), "sample grid") for index in range(self.count)]
         images = draw(streams, 1, shape, pl_module.device)[0]
         for timestep in scheduler.timesteps:
-            images = scheduler.step(unet(images, timestep).sample, timestep, images).prev_sample
+            prediction = unet(images, timestep).sample[:, : shape[0]]  # behind it stands a variance that is learnt
+            images = scheduler.step(prediction, timestep, images).prev_sample
         return (images / 2 + 0.5).clamp(0, 1)
