@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import WeightAveraging
 def averaged_weights(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
     """The module holds the averaged weights inside, and its own again, bit for bit, behind.
 
-    For hooks of a training in which it holds its own: between `on_validation_epoch_end` and `on_train_end`, say in
-    `on_validation_end`. Without a `WeightAveraging` callback nothing changes.
+    For hooks of a training outside of its validation, say `on_validation_end`. After `on_train_end`, when both are the
+    averaged ones, and without a `WeightAveraging` callback nothing changes.
     """
     averagings = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]
     for averaging in averagings:

@@ -76,11 +76,12 @@ class ExportModel(Callback):
             self.best = value
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export the end: this is the first hook in which the module holds the averaged weights for good."""
+        """Export the end; the module of a training that had been finished before does not hold the averaged weights."""
         if not _writes(trainer):
             return
         if self.monitor is None:
-            self._export(pl_module)
+            with averaged_weights(trainer, pl_module):
+                self._export(pl_module)
             rank_zero_info(f"The trained network is in {self.folder}")
         if self.monitor is None or math.isfinite(self.best):
             self._log(trainer.loggers)

@@ -259,6 +259,32 @@ def test_a_value_that_is_no_number_is_no_best_one(fit, tmp_path):
     assert export.best == math.inf
 
 
+@pytest.mark.parametrize("averaging_first", [True, False])
+def test_going_on_from_a_finished_training_exports_the_same_bytes(averaging_first, fit, tmp_path):
+    def callbacks(name):
+        pair = [EMAWeightAveraging(decay=0.5), ExportModel(str(tmp_path / name))]
+        return pair if averaging_first else reversed(pair)
+
+    trainer, _ = fit([1.0], *callbacks("finished"), Saves(tmp_path / "last.ckpt"))
+    again, _ = fit([1.0], *callbacks("again"), ckpt_path=tmp_path / "last.ckpt")
+    assert again.global_step == trainer.global_step == 2
+    assert folder_bytes(tmp_path / "again") == folder_bytes(tmp_path / "finished")
+
+
+class Saves(Callback):
+    """A checkpoint of the end, as `LastCheckpoint` writes it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.save_checkpoint(self.path)
+
+
+def folder_bytes(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 class Fails(Callback):
     def __init__(self, error):
         self.error = error
