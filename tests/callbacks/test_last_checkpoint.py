@@ -29,10 +29,24 @@ class Stop(Callback):
         self.step, self.how = step, how
 
     def on_train_batch_end(self, trainer, *_):
+        self.act(trainer)
+
+    def act(self, trainer):
         if trainer.global_step == self.step:
             if self.how == "crash":
                 raise RuntimeError("crashed")
             os.kill(os.getpid(), self.how)
+
+
+class StopInValidation(Stop):
+    """The same in the validation behind a step, when the module holds the averaged weights."""
+
+    def on_train_batch_end(self, *_):
+        pass
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 0 and not trainer.sanity_checking:
+            self.act(trainer)
 
 
 @pytest.fixture
@@ -98,6 +112,29 @@ def test_after_a_crash_it_goes_on_exactly_from_the_last_checkpoint(settings, ste
     crashed, _ = train("crash", Stop(step, "crash"), every=3, **settings)
     assert str(crashed.ended) == "crashed"
     assert_same(*train("crash", resume=True, **settings), *expected, crashed)
+
+
+@pytest.mark.parametrize(("settings", "step"), [(BY_STEPS, 3), (BY_STEPS, 12), (BY_EPOCHS, 5)])
+def test_after_a_crash_in_a_validation_it_goes_on_from_the_step_in_front_of_it(settings, step, train):
+    expected, expected_module = train("whole", **settings)
+    crashed, _ = train("crash", StopInValidation(step, "crash"), every=step, **settings)
+    assert str(crashed.ended) == "crashed"
+    assert torch.load(Path(crashed.default_root_dir, "last.ckpt"), weights_only=True)["global_step"] == step
+    trainer, module = train("crash", resume=True, **settings)
+    weights = expected_module.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in module.state_dict().items())
+    found, whole = curves(crashed, trainer), curves(expected)
+    assert {name[:4] for name, _ in whole.keys() - found.keys()} == {"val/"}, "of the validation that has failed"
+    assert found == pytest.approx({place: whole[place] for place in found}, rel=1e-6)
+
+
+def test_told_to_stop_in_a_validation_amid_accumulation_it_goes_on_to_the_next_whole_step(train):
+    settings = {"max_epochs": 2, "accumulate_grad_batches": 3, "val_check_interval": 2}
+    expected = train("whole", **settings)
+    stopped, _ = train("stopped", StopInValidation(1, signal.SIGTERM), every=1, **settings)
+    assert stopped.ended.code == 128 + signal.SIGTERM
+    assert stopped.global_step == 2
+    assert_same(*train("stopped", resume=True, **settings), *expected, stopped)
 
 
 def test_processes_that_load_data_change_nothing(train):
