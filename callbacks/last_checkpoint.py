@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
+from callbacks.finite_loss import REMEDY
 from callbacks.stop_signals import StopSignals
 
 
@@ -28,6 +29,7 @@ class LastCheckpoint(Checkpoint):
 
     Raises:
         ValueError: ``every_n_train_steps`` is not positive.
+        RuntimeError: a weight is NaN or infinite when it is to be saved; the checkpoint stays as it is.
     """
 
     def __init__(self, folder: str, every_n_train_steps: int = 500) -> None:
@@ -82,8 +84,18 @@ class LastCheckpoint(Checkpoint):
 
     def _save_what_is_due(self, trainer: Trainer) -> None:
         if self._due and not trainer.fast_dev_run:
+            self._check_weights(trainer)
             trainer.save_checkpoint(self.path)
             self._saved, self._due, self._fresh = trainer.global_step, False, True
+
+    def _check_weights(self, trainer: Trainer) -> None:
+        """Look at the weights: gradients can spoil them behind a finite loss, and those of another process do."""
+        finite = all(bool(weight.isfinite().all()) for weight in trainer.lightning_module.parameters())
+        if not trainer.strategy.reduce_boolean_decision(finite):
+            raise RuntimeError(
+                f"the weights are no finite numbers any more at step {trainer.global_step}: {REMEDY}; "
+                f"--ckpt_path last continues from the last good checkpoint ({self.path})"
+            )
 
     def _stop(self) -> None:
         rank_zero_info(

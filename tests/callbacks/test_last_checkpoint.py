@@ -49,6 +49,17 @@ class StopInValidation(Stop):
             self.act(trainer)
 
 
+class Poison(Callback):
+    """Spoils a weight behind a step, as gradients that are no numbers do."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        if trainer.global_step == self.step:
+            torch.nn.init.constant_(pl_module.unet.conv_in.bias, float("nan"))
+
+
 @pytest.fixture
 def train(make_unet, avatar_cache, tmp_path):
     """Trains a small UNet with dropout, flips and averaged weights; returns trainer and module."""
@@ -135,6 +146,17 @@ def test_told_to_stop_in_a_validation_amid_accumulation_it_goes_on_to_the_next_w
     assert stopped.ended.code == 128 + signal.SIGTERM
     assert stopped.global_step == 2
     assert_same(*train("stopped", resume=True, **settings), *expected, stopped)
+
+
+def test_weights_that_are_no_numbers_are_never_saved(train):
+    trainer, _ = train("poisoned", Poison(5), every=2, **BY_STEPS)
+    last = Path(trainer.default_root_dir, "last.ckpt")
+    assert str(trainer.ended).startswith("the weights are no finite numbers any more at step 6: lower lr")
+    assert f"continues from the last good checkpoint ({last})" in str(trainer.ended)
+    state = torch.load(last, weights_only=True)
+    assert state["global_step"] == 4
+    for kind in ("state_dict", "current_model_state"):
+        assert all(weight.isfinite().all() for weight in state[kind].values())
 
 
 def test_processes_that_load_data_change_nothing(train):
