@@ -20,7 +20,7 @@ from callbacks.log_media import log_image
 class SampleGrid(Callback):
     """Write a grid of samples, from the same noise every time, at the validation of every n-th epoch.
 
-    Validation runs with the averaged weights if `EMAWeightAveraging` is used. The PNGs lie in
+    Validation runs with the averaged weights if `EMAWithWarmup` is used. The PNGs lie in
     ``<default_root_dir>/samples``; W&B and TensorBoard get the same picture.
 
     Args:

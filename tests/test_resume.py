@@ -30,7 +30,7 @@ def command(avatar_cache):
             "--model.unet.attention_head_dim=8", "--model.unet.dropout=0.1",
             "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.log_every_n_steps=1",
             f"--trainer.max_steps={STEPS}", "--trainer.val_check_interval=6", "--checkpoint.every_n_train_steps=4",
-            "--trainer.callbacks=lightning.pytorch.callbacks.EMAWeightAveraging", "--trainer.callbacks.decay=0.9",
+            "--trainer.callbacks=callbacks.EMAWithWarmup", "--trainer.callbacks.decay=0.9",
             "--trainer.callbacks+=callbacks.ExportModel", "--trainer.callbacks.folder=weights",
             "--data.batch_size=2", "--data.train_size=15", "--data.val_size=2", "--data.test_size=2",
             "--data.horizontal_flip=true", f"--data.cache_dir={avatar_cache}", *more,

@@ -9,10 +9,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from lightning import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 
-from callbacks import LastCheckpoint
+from callbacks import EMAWithWarmup, LastCheckpoint
 from callbacks.last_checkpoint import WholeFileIO
 from datamodules import AvatarsDataModule
 from lit_modules import LitDDPM
@@ -76,7 +75,7 @@ def train(make_unet, avatar_cache, tmp_path):
         last = LastCheckpoint(str(tmp_path / name), every)
         trainer = Trainer(
             accelerator="cpu", devices=1, default_root_dir=tmp_path / name, logger=CSVLogger(tmp_path / name),
-            callbacks=[last, EMAWeightAveraging(decay=0.9), *callbacks], log_every_n_steps=1,
+            callbacks=[last, EMAWithWarmup(decay=0.9), *callbacks], log_every_n_steps=1,
             enable_progress_bar=False, enable_model_summary=False, **settings,
         )  # fmt: skip
         try:
