@@ -30,5 +30,7 @@ def test_a_step_a_validation_with_samples_and_the_exports(tmp_path, monkeypatch)
     assert load_png(grid).std() > 5
     for callback in written["trainer"]["callbacks"]:
         if callback["class_path"] == "callbacks.ExportModel":
-            unet, _ = load_diffusion(callback["init_args"]["folder"])
+            settings = callback["init_args"]
+            parent = written["output_dir"] if "monitor" in settings else ""
+            unet, _ = load_diffusion(Path(parent, settings["folder"]))
             assert unet.config.out_channels == 6

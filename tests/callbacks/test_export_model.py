@@ -32,10 +32,8 @@ class Module:
 
 def trainer(**settings):
     standard = {"is_global_zero": True, "fast_dev_run": False, "sanity_checking": False, "callbacks": [], "loggers": []}
-    state = SimpleNamespace(fn="fit")
-    return SimpleNamespace(
-        **(standard | {"state": state, "callback_metrics": {"val/loss": torch.zeros(())}} | settings)
-    )
+    standard |= {"state": SimpleNamespace(fn="fit"), "callback_metrics": {"val/loss": torch.zeros(())}}
+    return SimpleNamespace(**(standard | {"default_root_dir": "outputs"} | settings))
 
 
 def content(folder):
@@ -172,10 +170,8 @@ def fit(make_unet, tmp_path):
         module.scores = scores
         images = torch.rand(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
         loader = DataLoader([{"image": image, "id": str(i)} for i, image in enumerate(images)], batch_size=2)
-        trainer = Trainer(
-            accelerator="cpu", devices=1, default_root_dir=tmp_path, max_epochs=len(scores), limit_val_batches=1,
-            callbacks=list(callbacks), **quiet, **settings,
-        )  # fmt: skip
+        standard = {"default_root_dir": tmp_path, "limit_val_batches": 1, "max_epochs": len(scores)}
+        trainer = Trainer(accelerator="cpu", devices=1, callbacks=list(callbacks), **quiet, **(standard | settings))
         trainer.fit(module, loader, loader, ckpt_path=ckpt_path)
         return trainer, module
 
@@ -228,6 +224,38 @@ def test_a_training_that_goes_on_knows_the_best_value(fit, tmp_path):
     weights, export = callbacks()
     fit([3.0, 1.0, 0.5], weights, export, ckpt_path=checkpoint)
     assert torch.equal(exported(tmp_path / "ddpm"), weights.used[-1])
+
+
+def test_the_best_of_a_training_lies_in_its_output_folder_and_the_end_where_it_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, monitor in (("best", "val/loss"), ("end", None)):
+        for run in ("one", "other"):
+            export = ExportModel(name, monitor=monitor)
+            export.on_validation_end(trainer(default_root_dir=run), Module())
+            export.on_fit_end(trainer(default_root_dir=run), Module())
+    ExportModel(str(tmp_path / "there"), monitor="val/loss").on_validation_end(trainer(), Module())
+    assert {path.parent.as_posix() for path in Path().rglob("config.json")} == {
+        "one/best",
+        "other/best",
+        "end",
+        "there",
+    }
+
+
+@pytest.mark.parametrize(("monitor", "place"), [(None, "ddpm"), ("val/score", "outputs/ddpm")])
+def test_a_training_says_what_it_is_going_to_replace(monitor, place, fit, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    words = f"The network in {place} is going to be replaced"
+    message = words if monitor is None else f"{words} by the best of this training"
+    settings = {"default_root_dir": "outputs"}
+    fit([1.0], ExportModel("ddpm", monitor=monitor), **settings)
+    assert words not in caplog.text
+    trainer, _ = fit([1.0, 2.0], ExportModel("ddpm", monitor=monitor), **settings)
+    assert message in caplog.messages
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    caplog.clear()
+    fit([1.0, 2.0], ExportModel("ddpm", monitor=monitor), ckpt_path=tmp_path / "last.ckpt", **settings)
+    assert (words in caplog.text) == (monitor is None), "a training that goes on keeps its own best"
 
 
 def test_each_of_several_exports_has_its_own_best_value(fit, tmp_path):
