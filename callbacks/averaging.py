@@ -1,4 +1,4 @@
-"""Reach the averaged weights of a training outside of its validation."""
+"""Average the weights of a training, and reach the average outside of its validation."""
 
 from __future__ import annotations
 
@@ -7,14 +7,39 @@ from contextlib import contextmanager
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+
+
+class EMAWithWarmup(WeightAveraging):
+    """Exponential moving average of the weights: what is validated, sampled and exported.
+
+    The average begins with the weights after the first step. After n steps its decay is min(decay, (1 + n) / (10 + n)),
+    as in diffusers' `EMAModel`: so it forgets the weights of the beginning in a short training too.
+
+    Args:
+        decay: share of the average that a step keeps, in a long training.
+
+    Raises:
+        ValueError: ``decay`` is out of range.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be at least 0 and below 1, got {decay}")
+
+        def average(averaged: Tensor, current: Tensor, steps: Tensor) -> Tensor:
+            kept = ((1 + steps) / (10 + steps)).clamp(max=decay)
+            return kept * averaged + (1 - kept) * current
+
+        super().__init__(avg_fn=average)
 
 
 @contextmanager
 def averaged_weights(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
     """The module holds the averaged weights inside, and its own again, bit for bit, behind.
 
-    For hooks of a training in which it holds its own: between `on_validation_epoch_end` and `on_train_end`, say in
-    `on_validation_end`. Without a `WeightAveraging` callback nothing changes.
+    For hooks of a training outside of its validation, say `on_validation_end`. After `on_train_end`, when both are the
+    averaged ones, and without a `WeightAveraging` callback nothing changes.
     """
     averagings = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]
     for averaging in averagings:

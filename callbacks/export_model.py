@@ -27,7 +27,8 @@ class ExportModel(Callback):
     leaves the folder as it is, and a kill leaves no half of one.
 
     Args:
-        folder: where to write; files in it that the export has no others for stay.
+        folder: where to write; files in it that the export has no others for stay. With ``monitor`` a relative one lies
+            in the trainer's ``default_root_dir``, the ``output_dir`` of ``train.py``: each run has its own.
         dtype: precision of the stored weights; they are read back as float32.
         monitor: name of a logged metric: export after each validation that has the best value so far, not at the end.
         mode: whether the lowest (``min``) or the highest (``max``) value is the best.
@@ -61,8 +62,10 @@ class ExportModel(Callback):
         self.best = state_dict["best"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.folder.exists() and self.monitor is None and _writes(trainer):
-            rank_zero_info(f"The network in {self.folder} is going to be replaced")
+        folder, goes_on = self._place(trainer), math.isfinite(self.best)
+        if folder.exists() and not goes_on and _writes(trainer):
+            by = "" if self.monitor is None else " by the best of this training"
+            rank_zero_info(f"The network in {folder} is going to be replaced{by}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export if this is the best validation; checkpoints, which hold its value, are saved after it."""
@@ -71,31 +74,35 @@ class ExportModel(Callback):
             return
         value = _metric(trainer, self.monitor)
         if value < self.best if self.mode == "min" else value > self.best:
-            with averaged_weights(trainer, pl_module):
-                self._export(pl_module)
+            self._export(trainer, pl_module)
             self.best = value
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export the end: this is the first hook in which the module holds the averaged weights for good."""
+        """Export the end; the module of a training that had been finished before does not hold the averaged weights."""
         if not _writes(trainer):
             return
         if self.monitor is None:
-            self._export(pl_module)
+            self._export(trainer, pl_module)
             rank_zero_info(f"The trained network is in {self.folder}")
         if self.monitor is None or math.isfinite(self.best):
-            self._log(trainer.loggers)
+            _log(self._place(trainer), trainer.loggers)
 
-    def _log(self, loggers: Sequence[Logger]) -> None:
-        for logger in loggers:
-            if isinstance(logger, WandbLogger):
-                log_artifact(logger, "model", self.folder.name, [self.folder], {"hash": folder_hash(self.folder)})
+    def _place(self, trainer: Trainer) -> Path:
+        return self.folder if self.monitor is None else Path(trainer.default_root_dir) / self.folder
 
-    def _export(self, pl_module: LightningModule) -> None:
-        folder = self.folder.resolve()  # a link stays, and leads to the new export
+    def _export(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = self._place(trainer).resolve()  # a link stays, and leads to the new export
         fresh = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(fresh, ignore_errors=True)
-        pl_module.export(fresh, self.dtype)
+        with averaged_weights(trainer, pl_module):
+            pl_module.export(fresh, self.dtype)
         replace_folder(folder, fresh)
+
+
+def _log(folder: Path, loggers: Sequence[Logger]) -> None:
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            log_artifact(logger, "model", folder.name, [folder], {"hash": folder_hash(folder)})
 
 
 def replace_folder(folder: Path, fresh: Path) -> None:

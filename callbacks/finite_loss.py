@@ -9,6 +9,8 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+REMEDY = "lower lr, lengthen warmup_steps or clip the gradients (trainer.gradient_clip_val)"
+
 
 class FiniteLoss(Callback):
     """End the training at the first loss that is NaN or infinite, before anything is saved.
@@ -26,6 +28,6 @@ class FiniteLoss(Callback):
         loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, torch.Tensor) and not bool(loss.isfinite().all()):
             raise RuntimeError(
-                f"the loss is {loss.item()} at step {trainer.global_step}: lower lr, lengthen warmup_steps or clip the "
-                "gradients (trainer.gradient_clip_val); --ckpt_path last continues from the last good checkpoint"
+                f"the loss is {loss.item()} at step {trainer.global_step}: {REMEDY}; "
+                "--ckpt_path last continues from the last good checkpoint"
             )

@@ -12,14 +12,16 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
+from callbacks.finite_loss import REMEDY
 from callbacks.stop_signals import StopSignals
 
 
 class LastCheckpoint(Checkpoint):
     """Keep ``<folder>/last.ckpt``: every n steps, at the end, and when the training is told to stop.
 
-    A scheduler's SIGTERM, or ctrl-C, ends the training after the step in hand (a second signal: at once). What is
-    due when a validation follows is saved behind it: a training that goes on from there has no validation to catch up.
+    A scheduler's SIGTERM, or ctrl-C, ends the training after the step in hand (a second signal: at once). Where a
+    validation follows, what is due is saved in front of it, lest it fail, and once more behind it: a training that goes
+    on from there has the validation's results too.
 
     Args:
         folder: of the checkpoint; ``train.py`` gives its output folder's.
@@ -27,6 +29,7 @@ class LastCheckpoint(Checkpoint):
 
     Raises:
         ValueError: ``every_n_train_steps`` is not positive.
+        RuntimeError: a weight is NaN or infinite when it is to be saved; the checkpoint stays as it is.
     """
 
     def __init__(self, folder: str, every_n_train_steps: int = 500) -> None:
@@ -34,7 +37,7 @@ class LastCheckpoint(Checkpoint):
             raise ValueError(f"every_n_train_steps must be at least 1, got {every_n_train_steps}")
         self.path, self.every_n_train_steps = last_checkpoint(folder), every_n_train_steps
         self._signals = StopSignals()
-        self._step, self._saved, self._due, self._fresh = 0, 0, False, False
+        self._step, self._saved, self._whole, self._due, self._fresh = 0, 0, False, False, False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if isinstance(trainer.strategy.checkpoint_io, TorchCheckpointIO):
@@ -58,16 +61,14 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if it is time. Accumulated gradients are not in a checkpoint: only whole steps count."""
-        if trainer.global_step == self._step:
-            return
-        self._due = trainer.global_step % self.every_n_train_steps == 0 or self._told_to_stop(trainer)
-        epoch_loop = trainer.fit_loop.epoch_loop
-        if not epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # Lightning has no public word for it
+        self._whole = trainer.global_step != self._step
+        if self._whole:
+            self._due = trainer.global_step % self.every_n_train_steps == 0 or self._told_to_stop(trainer)
             self._save_what_is_due(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._due = self._due or self._told_to_stop(trainer)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._whole:
+            self._due = self._saved == trainer.global_step or self._told_to_stop(trainer)
             self._save_what_is_due(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,8 +84,18 @@ class LastCheckpoint(Checkpoint):
 
     def _save_what_is_due(self, trainer: Trainer) -> None:
         if self._due and not trainer.fast_dev_run:
+            self._check_weights(trainer)
             trainer.save_checkpoint(self.path)
             self._saved, self._due, self._fresh = trainer.global_step, False, True
+
+    def _check_weights(self, trainer: Trainer) -> None:
+        """Look at the weights: gradients can spoil them behind a finite loss, and those of another process do."""
+        finite = all(bool(weight.isfinite().all()) for weight in trainer.lightning_module.parameters())
+        if not trainer.strategy.reduce_boolean_decision(finite):
+            raise RuntimeError(
+                f"the weights are no finite numbers any more at step {trainer.global_step}: {REMEDY}; "
+                f"--ckpt_path last continues from the last good checkpoint ({self.path})"
+            )
 
     def _stop(self) -> None:
         rank_zero_info(

@@ -20,7 +20,7 @@ from callbacks.log_media import log_image
 class SampleGrid(Callback):
     """Write a grid of samples, from the same noise every time, at the validation of every n-th epoch.
 
-    Validation runs with the averaged weights if `EMAWeightAveraging` is used. The PNGs lie in
+    Validation runs with the averaged weights if `EMAWithWarmup` is used. The PNGs lie in
     ``<default_root_dir>/samples``; W&B and TensorBoard get the same picture.
 
     Args:
@@ -58,5 +58,6 @@ class SampleGrid(Callback):
         streams = [generator(0, str(index), "sample grid") for index in range(self.count)]
         images = draw(streams, 1, shape, pl_module.device)[0]
         for timestep in scheduler.timesteps:
-            images = scheduler.step(unet(images, timestep).sample, timestep, images).prev_sample
+            prediction = unet(images, timestep).sample[:, : shape[0]]  # behind it stands a variance that is learnt
+            images = scheduler.step(prediction, timestep, images).prev_sample
         return (images / 2 + 0.5).clamp(0, 1)

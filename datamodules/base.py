@@ -11,7 +11,14 @@ import torch
 from torch.distributed import HashStore, distributed_c10d
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
-from datamodules.loading import KeyedDataset, KeyedSampler, ReadableDataset, ResumableLoader, run_seed
+from datamodules.loading import (
+    KeyedDataset,
+    KeyedSampler,
+    ReadableDataset,
+    ResumableLoader,
+    heed_parent_alone,
+    run_seed,
+)
 from datamodules.work_queue import WorkQueue
 
 Split = Literal["train", "val", "test"]
@@ -205,6 +212,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
             "num_workers": workers,
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": workers > 0,
+            "worker_init_fn": heed_parent_alone,
         }
 
     def _place(self) -> tuple[int, int]:

@@ -7,6 +7,8 @@ goes on past images that cannot be read.
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +19,27 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_co
 def run_seed() -> int:
     """The seed of the run, where Lightning's ``seed_everything`` leaves it."""
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+
+def heed_parent_alone(worker: int) -> None:
+    """Keep a loading process alive through the signals that tell a run to stop; for `DataLoader`'s ``worker_init_fn``.
+
+    Ctrl-C and many schedulers send them to all processes of a run, which needs its loading ones until it has finished
+    the step in hand. They end with their parent, or when it says so, by SIGTERM.
+
+    Args:
+        worker: number of the process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux: the system says who has sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # of this thread, and of those that it starts
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)  # as torch's own handler does
 
 
 class KeyedSampler(DistributedSampler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,7 +98,8 @@ class LitClassifier(TrainingModule):
         self.loss = ClassificationLoss(task, outputs, None if self.balanced else class_weights, label_smoothing)
         self.plain_loss = ClassificationLoss(task, outputs)
         self.metrics = nn.ModuleDict({s: classification_metrics(task, len(class_names)) for s in ("val", "test")})
-        self.losses = nn.ModuleDict({s: MeanMetric() for s in ("val", "test")})
+        # By default it leaves out what is no number: a broken network would look good. ("disable" forgets the weights.)
+        self.losses = nn.ModuleDict({s: MeanMetric(nan_strategy=math.nan) for s in ("val", "test")})
         self.robust_accuracy = nn.ModuleDict({s: metrics["accuracy"].clone() for s, metrics in self.metrics.items()})
 
     def setup(self, stage: str) -> None:
@@ -190,7 +192,7 @@ class LitClassifier(TrainingModule):
             names = [f"{stage}/accuracy_{name}" for name in self.classifier.class_names]
             self.log_dict(dict(zip(names, values["accuracy"], strict=True)), sync_dist=True)
         for name, value in values.items():
-            if not value.isnan().any():
+            if name == "loss" or not value.isnan().any():  # others are not defined for every set of images
                 self.log(f"{stage}/{name}", value.mean(), prog_bar=name == "accuracy", sync_dist=True)
 
     def export(self, folder: Path, dtype: torch.dtype) -> None:

@@ -91,6 +91,7 @@ class TrainCLI(OutputCLI):
 
     def before_instantiate_classes(self) -> None:
         super().before_instantiate_classes()
+        one_sentence(self._refuse_overfitting)
         one_sentence(self._find_last_checkpoint)
         one_sentence(self._check_weights)
 
@@ -98,6 +99,14 @@ class TrainCLI(OutputCLI):
         super().instantiate_classes()
         if self.trainer.loggers:  # Lightning's callback refuses to work without
             self.trainer.callbacks.append(LearningRateMonitor())
+
+    def _refuse_overfitting(self) -> None:
+        """For this Lightning makes loaders of its own, and cannot make one that knows where to go on."""
+        if count := self.active_config.trainer.overfit_batches:
+            raise ValueError(
+                f"trainer.overfit_batches is {count}, and trainings here cannot do without their own order of images: "
+                f"shorten the epochs by --trainer.limit_train_batches {count}"
+            )
 
     def _find_last_checkpoint(self) -> None:
         """Put a path in the place of ``--ckpt_path last``: Lightning would begin anew where there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,9 +86,10 @@ class LitDDPM(TrainingModule):
         if compile:
             self.unet.compile()
         self.edges = [round(share * scheduler.config.num_train_timesteps) for share in BUCKETS]
-        # Lightning's own mean over processes is exact only where they have equally many images.
-        self.val_loss = MeanMetric()
-        self.bucket_losses = nn.ModuleList(MeanMetric() for _ in self.edges[1:])
+        # Lightning's own mean over processes is exact only where they have equally many images. That of torchmetrics
+        # leaves out what is no number, unless told to: a broken network would look good.
+        self.val_loss = MeanMetric(nan_strategy=math.nan)
+        self.bucket_losses = nn.ModuleList(MeanMetric(nan_strategy=math.nan) for _ in self.edges[1:])
 
     def setup(self, stage: str) -> None:
         """Check that the images of the data module fit the network; what it learns from, it is made for and samples."""

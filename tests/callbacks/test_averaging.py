@@ -4,6 +4,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader
 
+from callbacks import EMAWithWarmup
 from callbacks.averaging import averaged_weights
 
 
@@ -68,3 +69,26 @@ def test_without_averaging_nothing_changes():
     looks = Looks()
     fit(looks)
     assert looks.inside == looks.behind == [(6.0, 2.0), (4.0, 4.0)]
+
+
+@pytest.mark.parametrize(
+    ("decay", "decays"), [(0.9999, (2 / 11, 3 / 12, 4 / 13, 5 / 14)), (0.28, (2 / 11, 3 / 12, 0.28, 0.28))]
+)
+def test_the_decay_warms_up_so_that_the_first_weights_are_forgotten(decay, decays):
+    model = Line()
+    averaging = EMAWithWarmup(decay=decay)
+    trainer = Trainer(
+        accelerator="cpu", devices=1, max_steps=5, logger=False, callbacks=[averaging], enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(model, DataLoader(torch.zeros(5, 1), batch_size=1))
+    average = 7.0  # the weight after the first step
+    for weight, share in zip((6.0, 5.0, 4.0, 3.0), decays, strict=True):
+        average = share * average + (1 - share) * weight
+    assert model.weight.item() == pytest.approx(average, rel=1e-6)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_a_decay_out_of_range_is_refused(decay):
+    with pytest.raises(ValueError, match=f"decay must be at least 0 and below 1, got {decay}"):
+        EMAWithWarmup(decay=decay)

@@ -1,8 +1,6 @@
-import itertools
+"""What `ExportModel` exports of a training."""
+
 import math
-import shutil
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,124 +15,6 @@ from callbacks import ExportModel
 from lit_modules import LitDDPM
 
 SIZE = 16
-
-
-class Module:
-    """Exports a number."""
-
-    number = 0
-
-    def export(self, folder, dtype):
-        (folder / "unet").mkdir(parents=True)
-        (folder / "config.json").write_text(str(self.number))
-        (folder / "unet" / f"{str(dtype)[6:]}.txt").write_text(str(self.number))
-
-
-def trainer(**settings):
-    standard = {"is_global_zero": True, "fast_dev_run": False, "sanity_checking": False, "callbacks": [], "loggers": []}
-    state = SimpleNamespace(fn="fit")
-    return SimpleNamespace(
-        **(standard | {"state": state, "callback_metrics": {"val/loss": torch.zeros(())}} | settings)
-    )
-
-
-def content(folder):
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_the_module_is_exported_at_the_end_in_the_precision_asked_for(dtype, tmp_path, caplog):
-    export = ExportModel(str(tmp_path / "own" / "weights"), dtype)
-    export.on_validation_end(trainer(), Module())
-    assert not list(tmp_path.iterdir())
-    export.on_fit_end(trainer(), Module())
-    assert content(tmp_path) == {"own/weights/config.json": "0", f"own/weights/unet/{dtype}.txt": "0"}
-    assert caplog.messages == [f"The trained network is in {tmp_path / 'own' / 'weights'}"]
-
-
-@pytest.mark.parametrize("monitor", [None, "val/loss"])
-@pytest.mark.parametrize("settings", [{"is_global_zero": False}, {"fast_dev_run": 1}])
-def test_other_ranks_and_trial_runs_export_nothing(settings, monitor, tmp_path):
-    export = ExportModel(str(tmp_path / "weights"), monitor=monitor)
-    export.on_validation_end(trainer(**settings), Module())
-    export.on_fit_end(trainer(**settings), Module())
-    assert not list(tmp_path.iterdir())
-
-
-def test_another_mode_is_refused():
-    with pytest.raises(ValueError, match="mode must be min or max, got 'least'"):
-        ExportModel("weights", monitor="val/loss", mode="least")
-
-
-def test_the_folder_is_replaced_but_for_files_of_others(tmp_path):
-    folder = tmp_path / "weights"
-    ExportModel(str(folder), "float16").on_fit_end(trainer(), Module())
-    (folder / "notes").mkdir()
-    (folder / "notes" / "mine.txt").write_text("mine")
-    new = Module()
-    new.number = 1
-    ExportModel(str(folder)).on_fit_end(trainer(), new)
-    assert content(tmp_path) == {
-        "weights/config.json": "1",
-        "weights/unet/float32.txt": "1",  # and no file of the old precision beside it
-        "weights/notes/mine.txt": "mine",
-    }
-    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
-
-
-def test_a_link_leads_to_the_new_export(tmp_path):
-    (tmp_path / "disk" / "weights").mkdir(parents=True)
-    link = tmp_path / "link"
-    link.symlink_to(tmp_path / "disk" / "weights")
-    ExportModel(str(link)).on_fit_end(trainer(), Module())
-    assert link.is_symlink()
-    assert content(tmp_path / "disk" / "weights") == {"config.json": "0", "unet/float32.txt": "0"}
-
-
-class Killed(BaseException):
-    pass
-
-
-def kill_at(monkeypatch, count):
-    """Everything that changes the disk ends the program at its ``count``-th use."""
-    uses = itertools.count(1)
-
-    def mortal(function):
-        def run(*args, **options):
-            if next(uses) == count:
-                raise Killed
-            return function(*args, **options)
-
-        return run
-
-    for owner, name in ((Path, "rename"), (Path, "mkdir"), (Path, "write_text"), (shutil, "rmtree")):
-        monkeypatch.setattr(owner, name, mortal(getattr(owner, name)))
-
-
-@pytest.mark.parametrize("count", range(1, 9))
-def test_a_kill_leaves_no_half_of_a_folder_and_the_next_export_is_whole(count, tmp_path, monkeypatch):
-    folder = tmp_path / "weights"
-    export, module = ExportModel(str(folder)), Module()
-    export.on_fit_end(trainer(), module)
-    (folder / "mine.txt").write_text("mine")
-
-    module.number = 1
-    with monkeypatch.context() as patch:
-        kill_at(patch, count)
-        with pytest.raises(Killed):
-            export.on_fit_end(trainer(), module)
-    left = content(folder)
-    left.pop("mine.txt", None)
-    assert left in ({}, *({"config.json": n, "unet/float32.txt": n} for n in "01"))
-
-    module.number = 2
-    export.on_fit_end(trainer(), module)
-    assert content(tmp_path) == {
-        "weights/config.json": "2",
-        "weights/unet/float32.txt": "2",
-        "weights/mine.txt": "mine",
-    }
-    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 
 
 class Scored(LitDDPM):
@@ -172,10 +52,8 @@ def fit(make_unet, tmp_path):
         module.scores = scores
         images = torch.rand(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
         loader = DataLoader([{"image": image, "id": str(i)} for i, image in enumerate(images)], batch_size=2)
-        trainer = Trainer(
-            accelerator="cpu", devices=1, default_root_dir=tmp_path, max_epochs=len(scores), limit_val_batches=1,
-            callbacks=list(callbacks), **quiet, **settings,
-        )  # fmt: skip
+        standard = {"default_root_dir": tmp_path, "limit_val_batches": 1, "max_epochs": len(scores)}
+        trainer = Trainer(accelerator="cpu", devices=1, callbacks=list(callbacks), **quiet, **(standard | settings))
         trainer.fit(module, loader, loader, ckpt_path=ckpt_path)
         return trainer, module
 
@@ -230,6 +108,22 @@ def test_a_training_that_goes_on_knows_the_best_value(fit, tmp_path):
     assert torch.equal(exported(tmp_path / "ddpm"), weights.used[-1])
 
 
+@pytest.mark.parametrize(("monitor", "place"), [(None, "ddpm"), ("val/score", "outputs/ddpm")])
+def test_a_training_says_what_it_is_going_to_replace(monitor, place, fit, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    words = f"The network in {place} is going to be replaced"
+    message = words if monitor is None else f"{words} by the best of this training"
+    settings = {"default_root_dir": "outputs"}
+    fit([1.0], ExportModel("ddpm", monitor=monitor), **settings)
+    assert words not in caplog.text
+    trainer, _ = fit([1.0, 2.0], ExportModel("ddpm", monitor=monitor), **settings)
+    assert message in caplog.messages
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    caplog.clear()
+    fit([1.0, 2.0], ExportModel("ddpm", monitor=monitor), ckpt_path=tmp_path / "last.ckpt", **settings)
+    assert (words in caplog.text) == (monitor is None), "a training that goes on keeps its own best"
+
+
 def test_each_of_several_exports_has_its_own_best_value(fit, tmp_path):
     def callbacks():
         return [
@@ -257,6 +151,32 @@ def test_a_value_that_is_no_number_is_no_best_one(fit, tmp_path):
     fit([math.nan], export)
     assert not (tmp_path / "ddpm").exists()
     assert export.best == math.inf
+
+
+@pytest.mark.parametrize("averaging_first", [True, False])
+def test_going_on_from_a_finished_training_exports_the_same_bytes(averaging_first, fit, tmp_path):
+    def callbacks(name):
+        pair = [EMAWeightAveraging(decay=0.5), ExportModel(str(tmp_path / name))]
+        return pair if averaging_first else reversed(pair)
+
+    trainer, _ = fit([1.0], *callbacks("finished"), Saves(tmp_path / "last.ckpt"))
+    again, _ = fit([1.0], *callbacks("again"), ckpt_path=tmp_path / "last.ckpt")
+    assert again.global_step == trainer.global_step == 2
+    assert folder_bytes(tmp_path / "again") == folder_bytes(tmp_path / "finished")
+
+
+class Saves(Callback):
+    """A checkpoint of the end, as `LastCheckpoint` writes it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.save_checkpoint(self.path)
+
+
+def folder_bytes(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 class Fails(Callback):

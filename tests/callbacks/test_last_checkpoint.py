@@ -9,10 +9,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from lightning import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 
-from callbacks import LastCheckpoint
+from callbacks import EMAWithWarmup, LastCheckpoint
 from callbacks.last_checkpoint import WholeFileIO
 from datamodules import AvatarsDataModule
 from lit_modules import LitDDPM
@@ -29,10 +28,35 @@ class Stop(Callback):
         self.step, self.how = step, how
 
     def on_train_batch_end(self, trainer, *_):
+        self.act(trainer)
+
+    def act(self, trainer):
         if trainer.global_step == self.step:
             if self.how == "crash":
                 raise RuntimeError("crashed")
             os.kill(os.getpid(), self.how)
+
+
+class StopInValidation(Stop):
+    """The same in the validation behind a step, when the module holds the averaged weights."""
+
+    def on_train_batch_end(self, *_):
+        pass
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 0 and not trainer.sanity_checking:
+            self.act(trainer)
+
+
+class Poison(Callback):
+    """Spoils a weight behind a step, as gradients that are no numbers do."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        if trainer.global_step == self.step:
+            torch.nn.init.constant_(pl_module.unet.conv_in.bias, float("nan"))
 
 
 @pytest.fixture
@@ -51,7 +75,7 @@ def train(make_unet, avatar_cache, tmp_path):
         last = LastCheckpoint(str(tmp_path / name), every)
         trainer = Trainer(
             accelerator="cpu", devices=1, default_root_dir=tmp_path / name, logger=CSVLogger(tmp_path / name),
-            callbacks=[last, EMAWeightAveraging(decay=0.9), *callbacks], log_every_n_steps=1,
+            callbacks=[last, EMAWithWarmup(decay=0.9), *callbacks], log_every_n_steps=1,
             enable_progress_bar=False, enable_model_summary=False, **settings,
         )  # fmt: skip
         try:
@@ -98,6 +122,40 @@ def test_after_a_crash_it_goes_on_exactly_from_the_last_checkpoint(settings, ste
     crashed, _ = train("crash", Stop(step, "crash"), every=3, **settings)
     assert str(crashed.ended) == "crashed"
     assert_same(*train("crash", resume=True, **settings), *expected, crashed)
+
+
+@pytest.mark.parametrize(("settings", "step"), [(BY_STEPS, 3), (BY_STEPS, 12), (BY_EPOCHS, 5)])
+def test_after_a_crash_in_a_validation_it_goes_on_from_the_step_in_front_of_it(settings, step, train):
+    expected, expected_module = train("whole", **settings)
+    crashed, _ = train("crash", StopInValidation(step, "crash"), every=step, **settings)
+    assert str(crashed.ended) == "crashed"
+    assert torch.load(Path(crashed.default_root_dir, "last.ckpt"), weights_only=True)["global_step"] == step
+    trainer, module = train("crash", resume=True, **settings)
+    weights = expected_module.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in module.state_dict().items())
+    found, whole = curves(crashed, trainer), curves(expected)
+    assert {name[:4] for name, _ in whole.keys() - found.keys()} == {"val/"}, "of the validation that has failed"
+    assert found == pytest.approx({place: whole[place] for place in found}, rel=1e-6)
+
+
+def test_told_to_stop_in_a_validation_amid_accumulation_it_goes_on_to_the_next_whole_step(train):
+    settings = {"max_epochs": 2, "accumulate_grad_batches": 3, "val_check_interval": 2}
+    expected = train("whole", **settings)
+    stopped, _ = train("stopped", StopInValidation(1, signal.SIGTERM), every=1, **settings)
+    assert stopped.ended.code == 128 + signal.SIGTERM
+    assert stopped.global_step == 2
+    assert_same(*train("stopped", resume=True, **settings), *expected, stopped)
+
+
+def test_weights_that_are_no_numbers_are_never_saved(train):
+    trainer, _ = train("poisoned", Poison(5), every=2, **BY_STEPS)
+    last = Path(trainer.default_root_dir, "last.ckpt")
+    assert str(trainer.ended).startswith("the weights are no finite numbers any more at step 6: lower lr")
+    assert f"continues from the last good checkpoint ({last})" in str(trainer.ended)
+    state = torch.load(last, weights_only=True)
+    assert state["global_step"] == 4
+    for kind in ("state_dict", "current_model_state"):
+        assert all(weight.isfinite().all() for weight in state[kind].values())
 
 
 def test_processes_that_load_data_change_nothing(train):

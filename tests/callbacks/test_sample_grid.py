@@ -3,7 +3,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from diffusers import DDPMScheduler
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -61,6 +62,19 @@ def test_the_samples_start_from_the_same_noise_every_time(module):
     assert 0 <= first.min() < first.max() <= 1
     assert (first == second).all()
     assert (SampleGrid(count=1, inference_steps=2).sample(module) - first[:1]).abs().max() < 1e-5
+
+
+def test_of_a_network_that_learns_the_variance_too_the_noise_alone_is_sampled_with(make_unet):
+    plain = make_unet(16)
+    learned = UNet2DModel.from_config({**plain.config, "out_channels": 6})
+    weights = plain.state_dict()
+    for name in ("conv_out.weight", "conv_out.bias"):
+        weights[name] = torch.cat([weights[name], torch.rand_like(weights[name])])
+    learned.load_state_dict(weights)
+    grid, settings = SampleGrid(count=2, inference_steps=2), {"num_train_timesteps": 10}
+    expected = grid.sample(LitDDPM(plain, DDPMScheduler(**settings)))
+    found = grid.sample(LitDDPM(learned, DDPMScheduler(**settings, variance_type="learned_range")))
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(

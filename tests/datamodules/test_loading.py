@@ -1,11 +1,17 @@
 """The order of the training images and their random transforms: functions of seed, epoch and position alone."""
 
+import os
+import signal
+import subprocess
+
+import psutil
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
-from datamodules.loading import KeyedDataset, KeyedSampler, ResumableLoader
+from datamodules.loading import KeyedDataset, KeyedSampler, ResumableLoader, heed_parent_alone
 
 
 class Noisy(torch.utils.data.Dataset):
@@ -84,3 +90,25 @@ def test_processes_share_the_batches_of_one(count, world_size, batch_size, numbe
     for step in range(single.batches):
         step_images = {place for part in parts for place in part[step * batch_size : (step + 1) * batch_size]}
         assert step_images == set(whole[step * batch_size * world_size : (step + 1) * batch_size * world_size])
+
+
+class Pids(torch.utils.data.Dataset):
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        return os.getpid()
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the system does not say who has sent a signal")
+def test_a_loading_process_ends_when_its_parent_says_so_and_at_no_other_signal():
+    batches = iter(DataLoader(Pids(), num_workers=1, worker_init_fn=heed_parent_alone))
+    worker = next(batches).item()
+    for name in ("-INT", "-TERM", "-TERM"):
+        subprocess.run(["kill", name, str(worker)], check=True)
+    assert {batch.item() for batch in batches} == {worker}
+
+    batches = iter(DataLoader(Pids(), num_workers=1, worker_init_fn=heed_parent_alone))
+    worker = psutil.Process(next(batches).item())
+    worker.terminate()
+    assert worker.wait(10) == 0

@@ -1,3 +1,4 @@
+import math
 import warnings
 
 import pytest
@@ -98,6 +99,14 @@ def test_a_validation_set_without_a_class_has_the_area_of_the_others(make_traine
         one = make_trainer().validate(module("multiclass"), DataLoader(data[:1]), verbose=False)[0]
     assert "val/auroc" not in one
     assert "val/accuracy" in one
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_a_loss_that_is_no_number_for_one_image_is_none_for_all(task, make_trainer):
+    data = samples(task)
+    data[3]["image"] *= float("nan")
+    found = make_trainer().validate(module(task), DataLoader(data, batch_size=8), verbose=False)[0]
+    assert math.isnan(found["val/loss"])
 
 
 def test_small_logits_are_not_taken_for_probabilities(make_trainer):

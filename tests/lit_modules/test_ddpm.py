@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 from ace.models.unet import load_diffusion
 from callbacks import ExportModel, SampleGrid
 from lit_modules import LitDDPM
+from lit_modules.ddpm import BUCKETS
 
 SIZE = 16
 
@@ -48,6 +50,15 @@ def test_the_loss_equals_a_computation_by_hand(kind, module):
         assert losses[row].item() == pytest.approx(error.square().mean().item(), rel=1e-4)
     losses.sum().backward()
     assert all(weight.grad is not None for weight in model.parameters())
+
+
+def test_a_validation_in_which_one_image_gives_no_number_has_no_flattering_loss(module, make_trainer):
+    data = loader(2)
+    data.dataset[3]["image"] *= float("nan")
+    metrics = make_trainer().validate(module(), data, verbose=False)[0]
+    assert math.isnan(metrics.pop("val/loss"))
+    assert 1 <= len(metrics) < len(BUCKETS) - 1
+    assert all(map(math.isfinite, metrics.values())), "the parts of the chain without it, and no empty ones"
 
 
 def test_another_prediction_type_is_refused(module):
