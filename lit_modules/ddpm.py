@@ -88,7 +88,7 @@ class LitDDPM(TrainingModule):
         self.edges = [round(share * scheduler.config.num_train_timesteps) for share in BUCKETS]
         # Lightning's own mean over processes is exact only where they have equally many images. That of torchmetrics
         # leaves out what is no number, unless told to: a broken network would look good.
-        self.val_loss = MeanMetric(nan_strategy=math.nan)
+        self.mean_loss = MeanMetric(nan_strategy=math.nan)
         self.bucket_losses = nn.ModuleList(MeanMetric(nan_strategy=math.nan) for _ in self.edges[1:])
 
     def setup(self, stage: str) -> None:
@@ -122,17 +122,25 @@ class LitDDPM(TrainingModule):
         noise = torch.stack([torch.randn(image.shape, generator=s) for image, s in zip(images, streams, strict=True)])
         timesteps = torch.cat([torch.randint(self.loss.steps, (1,), generator=s) for s in streams]).to(images.device)
         losses = self.loss(self.unet, images, noise.to(images), timesteps)
-        self.val_loss.update(losses)
+        self.mean_loss.update(losses)
         for bucket, first, stop in zip(self.bucket_losses, self.edges[:-1], self.edges[1:], strict=True):
             bucket.update(losses[(timesteps >= first) & (timesteps < stop)])
 
+    test_step = validation_step
+
     def on_validation_epoch_end(self) -> None:
-        """Log the loss, and that of each bucket of timesteps that the validation images fall into."""
-        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
-        self.val_loss.reset()
+        self._log_losses("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_losses("test")
+
+    def _log_losses(self, stage: str) -> None:
+        """Log the loss, and that of each bucket of timesteps that the images fall into."""
+        self.log(f"{stage}/loss", self.mean_loss.compute(), prog_bar=True)
+        self.mean_loss.reset()
         for bucket, first, stop in zip(self.bucket_losses, self.edges[:-1], self.edges[1:], strict=True):
             if not (loss := bucket.compute()).isnan():
-                self.log(f"val/loss_t{first:04d}-{stop - 1:04d}", loss)
+                self.log(f"{stage}/loss_t{first:04d}-{stop - 1:04d}", loss)
             bucket.reset()
 
     def export(self, folder: Path, dtype: torch.dtype) -> None:

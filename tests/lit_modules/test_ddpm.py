@@ -83,6 +83,14 @@ def test_the_validation_loss_does_not_depend_on_the_run_or_on_the_batches(module
     assert found == pytest.approx([found[0]] * 4, rel=1e-5)
 
 
+def test_a_test_measures_what_a_validation_does(module, make_trainer):
+    model = module()
+    [validated] = make_trainer().validate(model, loader(4), verbose=False)
+    [tested] = make_trainer().test(model, loader(4), verbose=False)
+    assert len(validated) > 2
+    assert tested == {name.replace("val/", "test/"): value for name, value in validated.items()}
+
+
 def test_the_validation_noise_belongs_to_the_id(module, make_trainer):
     model = module()
     sample = loader(1).dataset[0]
