@@ -1,17 +1,18 @@
 """The order of the training images and their random transforms: functions of seed, epoch and position alone."""
 
-import os
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
 
-from datamodules.loading import KeyedDataset, KeyedSampler, ResumableLoader, heed_parent_alone
+from datamodules.loading import KeyedDataset, KeyedSampler, ResumableLoader
+
+ROOT = Path(__file__).parents[2]
 
 
 class Noisy(torch.utils.data.Dataset):
@@ -92,6 +93,12 @@ def test_processes_share_the_batches_of_one(count, world_size, batch_size, numbe
         assert step_images == set(whole[step * batch_size * world_size : (step + 1) * batch_size * world_size])
 
 
+SIGNALS = """
+import os, subprocess
+import psutil, torch
+from torch.utils.data import DataLoader
+from datamodules.loading import heed_parent_alone
+
 class Pids(torch.utils.data.Dataset):
     def __len__(self):
         return 20
@@ -99,16 +106,23 @@ class Pids(torch.utils.data.Dataset):
     def __getitem__(self, index):
         return os.getpid()
 
+def begin():
+    batches = iter(DataLoader(Pids(), num_workers=1, worker_init_fn=heed_parent_alone))
+    return batches, next(batches).item()
+
+batches, worker = begin()
+for name in ("-INT", "-TERM", "-TERM"):
+    subprocess.run(["kill", name, str(worker)], check=True)
+assert {batch.item() for batch in batches} == {worker}
+
+batches, worker = begin()
+process = psutil.Process(worker)
+process.terminate()
+assert process.wait(10) == 0
+"""
+
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the system does not say who has sent a signal")
 def test_a_loading_process_ends_when_its_parent_says_so_and_at_no_other_signal():
-    batches = iter(DataLoader(Pids(), num_workers=1, worker_init_fn=heed_parent_alone))
-    worker = next(batches).item()
-    for name in ("-INT", "-TERM", "-TERM"):
-        subprocess.run(["kill", name, str(worker)], check=True)
-    assert {batch.item() for batch in batches} == {worker}
-
-    batches = iter(DataLoader(Pids(), num_workers=1, worker_init_fn=heed_parent_alone))
-    worker = psutil.Process(next(batches).item())
-    worker.terminate()
-    assert worker.wait(10) == 0
+    """In a process of its own: a fork of this one inherits what other tests have left."""
+    subprocess.run([sys.executable, "-c", SIGNALS], cwd=ROOT, check=True, timeout=120)
