@@ -37,7 +37,13 @@ class Decision(ABC):
         """Class scores, shape (N, K), whose softmax gives the class probabilities."""
 
     def label(self, label: Tensor) -> Tensor:
-        """The true class, from the label of a sample."""
+        """The true class of each image, shape (N,), from the labels of samples.
+
+        Raises:
+            ValueError: labels of another shape.
+        """
+        if label.ndim != 1:
+            raise ValueError(f"labels of classes have shape (N,), got {tuple(label.shape)}")
         return label.long()
 
     def prediction(self, logits: Tensor) -> Tensor:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +12,17 @@ from torch import Tensor, nn
 from ace.attacks import PGD, Attack
 from ace.decision import AwayFrom, Decision
 from ace.diffusion_filter import DiffusionFilter
-from ace.explanation import Explanation, failure, judge
+from ace.explanation import Explanation, costs, failure, judge
 from ace.images import as_saved
 from ace.inputs import check_call, content_ids
+from ace.memory_fallback import within_memory
 from ace.noise import draw, generator
 from ace.objective import Classifier, Distance, Objective, logits_of
-from ace.preflight import check_images, check_labels, check_networks
+from ace.preflight import check_answers, check_networks
+from ace.questions import ask
 from ace.refinement import Refinement
-from ace.slots import Query, SlotPool, fixed_batch, in_slots
+from ace.slots import Query, SlotPool, in_slots
 from ace.targets import OtherSide, TargetPolicy, Untargeted
-
-T = TypeVar("T")
 
 
 class CounterfactualExplainer:
@@ -113,6 +111,7 @@ class CounterfactualExplainer:
             exact = replace(objective, passes=None)
             self.repair_pool = SlotPool(exact, attack, slots, deterministic, seed, self.pool.listeners)
         self._attacked: list[Query] = []
+        self._unflipped: dict[str, Explanation] = {}  # results of images under repair
         self._finished: list[Explanation] = []
         self._checked = False
 
@@ -120,7 +119,7 @@ class CounterfactualExplainer:
         """Forget all images that are under way."""
         for pool in self._pools:
             pool.clear()
-        self._attacked, self._finished = [], []
+        self._attacked, self._unflipped, self._finished = [], {}, []
 
     def resize(self, slots: int) -> None:
         """Go on with another number of slots; images under way begin anew."""
@@ -152,10 +151,10 @@ class CounterfactualExplainer:
 
         Raises:
             RuntimeError: called in inference mode, where no gradient exists.
-            ValueError: images of the wrong kind, ids that are not unique, a target that does not exist, or another
-                number of targets, labels, ids or regions than of images.
+            ValueError: images of the wrong kind, ids that are not unique, a target or label that does not exist, or
+                another number of targets, labels, ids or regions than of images.
         """
-        check_call(images, targets=targets, labels=labels, ids=ids, allowed=allowed)
+        check_call(images, self.decision, self.pool.attack, targets, labels, ids, allowed)
         try:
             self.submit(images, targets, labels, ids, allowed)
             finished = {explanation.id: explanation for explanation in self.advance(drain=True)}
@@ -189,57 +188,30 @@ class CounterfactualExplainer:
         allowed: Tensor | None = None,
     ) -> None:
         """Queue images for `advance`; arguments as in `explain`. The first images are used to check the networks."""
-        check_call(images, targets=targets, labels=labels, ids=ids, allowed=allowed)
-        classes = len(self.decision.class_names)
-        if targets is not None and not bool(((targets >= 0) & (targets < classes)).all()):
-            raise ValueError(f"targets must be classes from 0 to {classes - 1}, got {targets.tolist()}")
-        if allowed is not None and not self.pool.attack.takes_weights() and bool(((allowed > 0) & (allowed < 1)).any()):
-            raise ValueError("allowed holds weights, and sign steps take none: use ProximalGradient, or 0 and 1 alone")
+        check_call(images, self.decision, self.pool.attack, targets, labels, ids, allowed)
         ids = content_ids(images) if ids is None else ids
         images = as_saved(images)
         if not self._checked and len(images):
             check_networks(self, *images.shape[1:])
-        logits = self._within_memory(lambda: self._classify(images))
-        scores, predictions = self.decision.scores(logits).cpu(), self.decision.prediction(logits).tolist()
-        finite = scores.isfinite().all(1).tolist()
-        known = [-1] * len(images) if labels is None else self.decision.label(labels).tolist()
-        known = [None if label < 0 else label for label in known]
-        if not self._checked and any(finite):  # where all fail, these images may be to blame
-            sample = [row for row, is_finite in enumerate(finite) if is_finite]
-            self._within_memory(
-                lambda: check_images(self, images[sample[: self.slots]], [ids[row] for row in sample[: self.slots]])
-            )
-            check_labels(predictions, known)
-            self._checked = True
-        if targets is None:
-            chosen = [self.policy.choose(*row) for row in zip(scores, predictions, known, strict=True)]
-        else:
-            reached = self.decision.flipped(logits, targets.to(logits.device)).tolist()
-            given = zip(targets.tolist(), reached, strict=True)
-            chosen = ["already decided as the target" if done else target for target, done in given]
-        goals = torch.tensor([0 if isinstance(goal, str) else goal for goal in chosen], device=images.device)
-        p_before = self.decision.probability(logits, goals).tolist()
-        for row, goal in enumerate(chosen):
-            facts = {"prediction": predictions[row], "label": known[row]}
-            if not finite[row]:
-                reason = "failed: the classifier's output is not finite"
-                self._finished.append(Explanation(ids[row], images[row], reason))
-            elif isinstance(goal, str):
-                self._finished.append(Explanation(ids[row], images[row], f"skipped: {goal}", **facts))
+        logits = within_memory(self, lambda: self._classify(images))
+        if not self._checked:
+            self._checked = check_answers(self, images, ids, logits, labels)
+        for asked in ask(images, ids, logits, self.decision, self.policy, targets, labels, allowed):
+            if isinstance(asked, Query):
+                self.pool.add(asked)
             else:
-                region = None if allowed is None else allowed[row].to(images.device)
-                self.pool.add(Query(ids[row], images[row], goal, p_before=p_before[row], allowed=region, **facts))
+                self._finished.append(asked)
 
     def advance(self, drain: bool) -> list[Explanation]:
         """Work while all slots are busy, or with ``drain`` until every image is done; return what is finished.
 
         Results come out as they are finished, not in the order of `submit`. Where the memory is not enough, the number
-        of slots is halved, down to one.
+        of slots is halved, down to one; then the filter's segments are doubled, up to one a step.
 
         Raises:
             torch.OutOfMemoryError: the memory is not enough for one image.
         """
-        self._within_memory(lambda: self._work(drain))
+        within_memory(self, lambda: self._work(drain))
         return self.take_finished()
 
     def take_finished(self) -> list[Explanation]:
@@ -264,37 +236,23 @@ class CounterfactualExplainer:
             if query.healthy:
                 self._attacked.append(query)
             else:
-                self._finished.append(failure(query, "a loss or gradient of the attack was not finite"))
+                self._finish(query, failure(query, "a loss or gradient of the attack was not finite"))
 
     def _finish_or_repair(self, queries: list[Query], explanations: list[Explanation]) -> None:
         for query, explanation in zip(queries, explanations, strict=True):
             if explanation.status == "not_flipped" and query.repairs < self.repairs:
+                self._unflipped[query.id] = explanation
                 query.repairs += 1
                 self.repair_pool.add(query)
             else:
-                self._finished.append(explanation)
+                self._finish(query, explanation)
 
-    def _within_memory(self, work: Callable[[], T]) -> T:
-        while True:
-            try:
-                return work()
-            except torch.OutOfMemoryError:
-                if self.slots == 1:
-                    raise
-            self._halve_slots()  # outside of the handler: the error holds on to the tensors of its frames
-
-    def _halve_slots(self) -> None:
-        slots = self.slots // 2
-        while self.deterministic and slots > 1 and fixed_batch(slots) == fixed_batch(self.slots):
-            slots //= 2  # the same rows would be computed
-        warnings.warn(
-            f"the memory is not enough for {self.slots} images at a time: going on with {slots}; "
-            "the filter's segments save memory too",
-            stacklevel=4,
-        )
-        self.resize(slots)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def _finish(self, query: Query, explanation: Explanation) -> None:
+        """Keep a result; a repair that fails leaves the one in front of it, at its own cost too."""
+        before = self._unflipped.pop(query.id, None)
+        if before is not None and explanation.counterfactual is None:
+            explanation = replace(before, **costs(query))
+        self._finished.append(explanation)
 
     @torch.no_grad()
     def refine(self, queries: list[Query]) -> list[Explanation]:

@@ -66,22 +66,16 @@ class Explanation:
         return self.status == "flipped"
 
 
+def costs(query: Query) -> dict[str, Any]:
+    """What an image has cost so far, but for its repairs."""
+    names = ("iterations", "unet_forwards", "unet_backwards", "seconds", "peak_memory")
+    return {name: getattr(query, name) for name in names}
+
+
 def query_facts(query: Query) -> dict[str, Any]:
     """What is known of an image before its result: its question and its cost."""
-    names = (
-        "id",
-        "prediction",
-        "target",
-        "label",
-        "p_before",
-        "iterations",
-        "repairs",
-        "unet_forwards",
-        "unet_backwards",
-        "seconds",
-        "peak_memory",
-    )
-    return {"original": query.image, **{name: getattr(query, name) for name in names}}
+    names = ("id", "prediction", "target", "label", "p_before", "repairs")
+    return {"original": query.image, **{name: getattr(query, name) for name in names}, **costs(query)}
 
 
 def failure(query: Query, reason: str) -> Explanation:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from ace.inputs import known_labels
+from ace.memory_fallback import within_memory
 from ace.noise import draw, generator
 from ace.objective import logits_of
 
@@ -61,6 +64,38 @@ def check_networks(explainer: CounterfactualExplainer, channels: int, height: in
                 f"{channels}x{height}x{width}: {error}"
             ) from error
         explainer.decision.check(logits)
+
+
+def check_answers(
+    explainer: CounterfactualExplainer, images: Tensor, ids: Sequence[str], logits: Tensor, labels: Tensor | None
+) -> bool:
+    """Check the networks on the first images that the classifier gives finite outputs for.
+
+    Args:
+        explainer: what is going to be run.
+        images: shape (N, C, H, W), in [0, 1].
+        ids: their identities.
+        logits: the classifier's outputs for them.
+        labels: true labels, see `CounterfactualExplainer.explain`.
+
+    Returns:
+        Whether there was an image to check with: where all outputs fail, these images may be to blame.
+
+    Raises:
+        UnfitNetworkError: see `check_images`.
+    """
+    rows = explainer.decision.scores(logits).isfinite().all(1).nonzero().flatten().tolist()
+    if not rows:
+        return False
+
+    def check_some() -> None:  # the slots become fewer where the memory is not enough
+        some = rows[: explainer.slots]
+        check_images(explainer, images[some], [ids[row] for row in some])
+
+    within_memory(explainer, check_some)
+    predictions = explainer.decision.prediction(logits).tolist()
+    check_labels(predictions, known_labels(labels, explainer.decision, len(images)))
+    return True
 
 
 def check_labels(predictions: list[int], labels: list[int | None]) -> None:

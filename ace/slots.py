@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -147,7 +147,7 @@ class SlotPool:
             query.iterations = query.entered
             self._begin(query)
             self.waiting.appendleft(query)
-        for name in ("image", "original", "allowed", "target", "iteration", "healthy", "reached", "state"):
+        for name in ("image", "original", "allowed", "target", "iteration", "healthy", "reached", "state", "ahead"):
             vars(self).pop(name, None)  # their memory is what was missing
 
     def run(self, drain: bool) -> list[Query]:
@@ -160,9 +160,10 @@ class SlotPool:
             started, passes = time.perf_counter(), self._passes()
             active = [query for query in self.queries if query is not None]
             self._iterate()
+            self.ahead = self._noise()  # while the device still computes
             for query in active:
                 query.iterations += 1
-            self._finished += self._retire()  # waits for the device when an image is finished
+            self._retire()  # waits for the device when an image is finished
             self._account(active, time.perf_counter() - started, passes)
             for listener in self.listeners:
                 listener()
@@ -178,6 +179,8 @@ class SlotPool:
         if not any(self.queries):
             self._allocate(query.image, state)
         self.queries[slot] = query
+        if self.ahead is not None:  # of an image that has left
+            self.ahead[:, slot] = self._draw([query])[:, 0]
         self.image[slot], self.original[slot], self.target[slot] = start, query.image, query.target
         self.allowed[slot] = 1 if query.allowed is None else query.allowed
         self.iteration[slot], self.healthy[slot], self.reached[slot] = 0, True, 0
@@ -194,12 +197,13 @@ class SlotPool:
         self.healthy = torch.ones(rows, dtype=torch.bool, device=image.device)
         self.reached = torch.zeros(rows, dtype=torch.long, device=image.device)
         self.state = {name: values.new_zeros(rows, *values.shape) for name, values in state.items()}
+        self.ahead: Tensor | None = None  # noise of the next iteration
 
     def _iterate(self) -> None:
         rows = self._rows()
         image, original = self.image[rows], self.original[rows]
         factor = self.objective.distance.factor(self.iteration[rows], self.attack.iterations)
-        noise = self._noise()
+        noise, self.ahead = self._noise() if self.ahead is None else self.ahead, None
         noise = None if noise is None else noise[:, rows]
         evaluation = self.objective.evaluate(image, original, self.target[rows], factor, noise)
         state = {name: values[rows] for name, values in self.state.items()}
@@ -224,12 +228,15 @@ class SlotPool:
         return torch.tensor(taken, device=self.image.device)
 
     def _noise(self) -> Tensor | None:
-        """Fresh noise for the filter in every row, each image's from its own stream; zeros in free rows."""
+        """Fresh noise for the filter in every row."""
+        return self._draw([*self.queries, *[None] * (len(self.image) - len(self.queries))])
+
+    def _draw(self, queries: Sequence[Query | None]) -> Tensor | None:
+        """Fresh noise for some rows, each image's from its own stream; zeros where there is none."""
         diffusion_filter = self.objective.diffusion_filter
         if diffusion_filter is None or not diffusion_filter.stochastic:
             return None
-        streams = [None if query is None else query.stream for query in self.queries]
-        streams += [None] * (len(self.image) - len(streams))
+        streams = [None if query is None else query.stream for query in queries]
         return draw(streams, diffusion_filter.steps, self.image.shape[1:], self.image.device)
 
     def _passes(self) -> tuple[int, int]:
@@ -246,15 +253,15 @@ class SlotPool:
             query.unet_backwards += backwards
             query.seconds += seconds / len(active)
 
-    def _retire(self) -> list[Query]:
+    def _retire(self) -> None:
         """Free the slots of the images that are finished."""
-        finished, stop = [], self.attack.stop
+        stop = self.attack.stop
         done = [False] * len(self.queries) if stop is None else (self.reached >= stop.draws).tolist()
         for slot, query in enumerate(self.queries):
             if query is not None and (done[slot] or query.iterations - query.entered == self.attack.iterations):
-                query.pre_explanation, query.healthy = self.image[slot].clone(), bool(self.healthy[slot])
-                query.state = {name: values[slot].clone() for name, values in self.state.items()}
-                query.peak_memory = peak_memory(self.image.device)
-                finished.append(query)
+                # Where the memory does not suffice for these, the image is still in its slot, as it was.
+                image, state = self.image[slot].clone(), {name: kept[slot].clone() for name, kept in self.state.items()}
+                query.pre_explanation, query.state, query.healthy = image, state, bool(self.healthy[slot])
+                query.peak_memory = peak_memory(image.device)
+                self._finished.append(query)
                 self.queries[slot] = None
-        return finished

@@ -536,13 +536,16 @@ def test_images_of_the_wrong_kind_are_refused(make_explainer, images, change, me
         ({"targets": torch.full((7,), 2)}, "classes from 0 to 1"),
         ({"targets": torch.full((7,), -1)}, "classes from 0 to 1"),
         ({"labels": torch.zeros(8, dtype=torch.long)}, "8 labels were given for 7 images"),
+        ({"labels": torch.tensor([0, 1, -1, 0, 1, 2, 0])}, "labels must be classes from 0 to 1, or -1 .*, got 2"),
+        ({"labels": torch.zeros(7, 1)}, r"labels of classes have shape \(N,\), got \(7, 1\)"),
     ],
 )
 def test_arguments_that_do_not_fit_the_images_are_refused(make_explainer, images, arguments, message):
     explainer = make_explainer()
+    explainer.submit(images[:1], ids=["earlier"])
     with pytest.raises(ValueError, match=message):
         explainer.explain(images, **arguments)
-    assert explainer.advance(drain=True) == []
+    assert [explanation.id for explanation in explainer.advance(drain=True)] == ["earlier"]
 
 
 def test_settings_that_cannot_work_are_refused(make_explainer):
@@ -552,35 +555,3 @@ def test_settings_that_cannot_work_are_refused(make_explainer):
         make_explainer(brightest_strip, ClassDecision(list("abc")), policy=OtherSide())
     with pytest.raises(ValueError, match="class 5 does not exist"):
         make_explainer(brightest_strip, FIVE, policy=ToClass(5))
-
-
-class Greedy:
-    """A classifier for which the memory is enough for so many images at a time, in the n-th call and later."""
-
-    def __init__(self, most, calls=0):
-        self.most, self.calls = most, calls
-
-    def __call__(self, batch):
-        self.calls -= 1
-        if self.calls < 0 and len(batch) > self.most:
-            raise torch.OutOfMemoryError("out of memory")
-        return brightness(batch)
-
-
-@pytest.mark.parametrize("most", [1, 2, 5])
-@pytest.mark.parametrize("calls", [0, 1, 2, 4, 7, 9])
-def test_without_enough_memory_it_goes_on_with_half_the_images_at_a_time(make_explainer, images, most, calls):
-    explainer = make_explainer(Greedy(most, calls), slots=6)
-    with pytest.warns(UserWarning, match="not enough for 6 images at a time: going on with 3"):
-        found = explainer.explain(images)
-    assert explainer.slots == {1: 1, 2: 1, 5: 3}[most]
-    for one, other in zip(found, make_explainer(slots=6).explain(images), strict=True):
-        assert (one.id, one.status, one.iterations) == (other.id, other.status, other.iterations)
-        same = (one.counterfactual == other.counterfactual).float().mean()
-        assert same > 0.999
-    assert explainer.advance(drain=True) == []
-
-
-def test_memory_for_less_than_one_image_is_an_error(make_explainer, images):
-    with pytest.warns(UserWarning, match="going on with 1"), pytest.raises(torch.OutOfMemoryError):
-        make_explainer(Greedy(0, calls=1), slots=2).explain(images)

@@ -63,6 +63,32 @@ def test_those_that_cannot_be_repaired_end_after_so_many(make_explainer, images)
         assert explanation.counterfactual is not None
 
 
+def broken_from(repair: int, explainer: CounterfactualExplainer):
+    """The gradient is no number from this repair on."""
+    evaluate = explainer.repair_pool.objective.evaluate
+
+    def broken(_, *args):
+        evaluation = evaluate(*args)
+        late = [query is not None and query.repairs >= repair for query in explainer.repair_pool.queries]
+        late = torch.tensor(late + [False] * (len(evaluation.class_loss) - len(late)))
+        return evaluation._replace(class_loss=evaluation.class_loss.masked_fill(late, torch.nan))
+
+    return broken
+
+
+@pytest.mark.parametrize("repair", [1, 2])
+def test_a_repair_that_breaks_down_leaves_what_was_there(make_explainer, images, monkeypatch, repair):
+    dark = images * 0.7
+    expected = make_explainer(repairs=repair - 1).explain(dark, ids=IDS)
+    explainer = make_explainer(repairs=4)
+    monkeypatch.setattr(type(explainer.repair_pool.objective), "evaluate", broken_from(repair, explainer))
+    for found, before in zip(explainer.explain(dark, ids=IDS), expected, strict=True):
+        assert (found.status, found.repairs) == ("not_flipped", repair - 1)
+        assert torch.equal(found.counterfactual, before.counterfactual)
+        assert found.iterations == before.iterations + ITERATIONS, "the repair is paid for"
+        assert found.unet_backwards == before.unet_backwards + STEPS * ITERATIONS
+
+
 def test_a_flipped_image_is_left_alone(make_explainer, images):
     attack = PGD(30)
     for e in make_explainer(attack=attack).explain(images, ids=IDS):

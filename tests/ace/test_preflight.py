@@ -222,7 +222,7 @@ def test_an_explainer_refuses_the_first_images_where_a_check_fails(make_explaine
 def test_an_explainer_checks_once_with_no_more_images_than_slots(make_explainer, images, monkeypatch):
     networks, tried = [], []
     monkeypatch.setattr("ace.explainer.check_networks", lambda _, *shape: networks.append(shape))
-    monkeypatch.setattr("ace.explainer.check_images", lambda _, images, ids: tried.append((len(images), ids)))
+    monkeypatch.setattr("ace.preflight.check_images", lambda _, images, ids: tried.append((len(images), ids)))
     explainer = make_explainer(brightness, slots=2)
     explainer.submit(images[:0], ids=[])
     assert tried == []

@@ -5,6 +5,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+import ace.slots
 from ace.attacks import PGD, CarliniWagner, GradientDescent, ProximalGradient, Stop
 from ace.decision import BinaryDecision
 from ace.diffusion_filter import DiffusionFilter
@@ -263,3 +264,32 @@ def test_an_image_changes_only_where_it_may(make_pool):
         changed = (one.pre_explanation != one.image).any(0)
         assert changed[allowed[0]].any()
         assert not changed[~allowed[0]].any()
+
+
+def test_the_noise_of_the_next_iteration_is_drawn_before_the_device_is_waited_for(make_pool, monkeypatch):
+    """Whether an image is done is known when the device is; until then the processor draws."""
+    events, pool = [], make_pool(attack=ProximalGradient(2, stop=Stop(0.9, 2)))
+    draw, iterate, retire = ace.slots.draw, pool._iterate, pool._retire
+    monkeypatch.setattr(ace.slots, "draw", lambda *args: events.append("draw") or draw(*args))
+    monkeypatch.setattr(pool, "_iterate", lambda: (events.append("start"), iterate(), events.append("asked")))
+    monkeypatch.setattr(pool, "_retire", lambda: events.append("wait") or retire())
+    for name in "ab":
+        pool.add(query(name))
+    pool.run(drain=True)
+    assert events == ["start", "draw", "asked", "draw", "wait", "start", "asked", "draw", "wait"]
+
+
+def test_an_image_that_enters_later_has_noise_of_its_own(make_pool):
+    """Also one that comes back to the slot that it has just left, as a repair does."""
+    first, alone = query("a"), query("a")
+    busy, quiet = make_pool(), make_pool()
+    for pool, one in ((busy, first), (quiet, alone)):
+        pool.add(one)
+        if pool is busy:
+            for name in "bcd":
+                pool.add(query(name))
+        for one.repairs in (0, 1):
+            if one.repairs:
+                pool.add(one)
+            pool.run(drain=pool is quiet or one.repairs == 1)
+    assert torch.equal(first.pre_explanation, alone.pre_explanation)
