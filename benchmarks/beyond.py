@@ -5,7 +5,7 @@ python -m benchmarks.beyond --images 256 --seeds 0 1 2      (a day on 2 CPU core
 python -m benchmarks.beyond --subjects plain --variants all --plot docs/images/frontier.png
 
 Explains test images with every setting, or goes on with what is in outputs/beyond, and measures the runs with
-``explain.py evaluate``. The digits need the networks that docs/beyond.md says how to train.
+``explain.py evaluate``. The digits need the networks that docs/your-own.md and docs/beyond.md say how to train.
 """
 
 from __future__ import annotations
@@ -26,17 +26,15 @@ from ace.run_store import RunStore
 
 ROOT = Path(__file__).parents[1]
 AVATARS = ["--config=configs/avatars/explain.yaml"]
-DIGITS = "outputs/beyond/networks"
+SECOND = "weights/own/second"
 SUBJECTS = {
     "plain": AVATARS,
     "biased": [*AVATARS, "--model.classifier=weights/avatars/biased"],
     "robust": [*AVATARS, "--model.classifier=weights/avatars/robust"],
     "digits": [
         "--config=configs/image_folder/explain.yaml",
-        "--data.root=data/digits",
+        "--data.root=digits",
         "--data.image_size=32",
-        f"--model.classifier={DIGITS}/classifier",
-        f"--model.diffusion={DIGITS}/ddpm",
     ],
 }
 TAU = {"digits": ["--model.steps=0.2"]}  # in place of the presets', see docs/your-own.md
@@ -104,8 +102,12 @@ def measure(subject: str, variant: str, options: argparse.Namespace) -> dict[str
         own = [*TAU.get(subject, ()), f"--model.seed={seed}", f"--output_dir={run}"]
         arguments = [*SUBJECTS[subject], *VARIANTS[variant], *own]
         quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
-        if not run.exists() or len(RunStore.open(run).finished_ids()) < options.images:
-            explain("generate", *arguments, f"--data.num_images={options.images}", *quiet)
+        # Also where all are done: a run of other networks or settings is refused.
+        explain("generate", *arguments, f"--data.num_images={options.images}", *quiet)
+        if (count := len(RunStore.open(run).finished_ids())) > options.images:
+            sys.exit(
+                f"error: {run} holds {count} images, not {options.images}: take --images {count}, or another --folder"
+            )
         explain("evaluate", str(run), *judges(subject), "--splits=5", f"--min_images={options.images // 4}")
         metrics = json.loads((run / "metrics.json").read_text())["metrics"]
         values = {name: measured["value"] for name, measured in metrics.items()}
@@ -118,7 +120,7 @@ def measure(subject: str, variant: str, options: argparse.Namespace) -> dict[str
 def judges(subject: str) -> list[str]:
     """The networks that judge a subject's counterfactuals."""
     if subject == "digits":
-        return [f"--networks.second_classifier={DIGITS}/second", f"--networks.classifier={DIGITS}/second"]
+        return [f"--networks.second_classifier={SECOND}", f"--networks.classifier={SECOND}"]
     return ["--config=configs/avatars/evaluate.yaml"]
 
 
