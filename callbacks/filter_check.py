@@ -71,7 +71,7 @@ class FilterCheck(Callback):
         with torch.random.fork_rng(devices=[]):  # a network draws weights before it gets those of the file
             self.classifier = load_classifier(self.source)
         every = self.query is None and self.classifier.task == "multilabel"
-        queries = range(len(self.classifier.class_names)) if every else [self.query]
+        queries = self.classifier.class_names if every else [self.query]
         self.decisions = [decision_for(self.classifier, query) for query in queries]
         self.filters = [DiffusionFilter(LiveUNet(unet), pl_module.scheduler, n, self.respacing) for n in self.steps]
         self._check_images(trainer.datamodule)
