@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_args
 
 from datamodules.base import Split
 from datamodules.image_files import Entry, ImageFilesDataModule, Label, check_shares, hashed_split, image_id
+from datamodules.layout import some
 
 _NAMED = 5  # missing files that are named
 
@@ -158,7 +159,7 @@ def _classes(
     for row in rows:
         if row.labels[0] not in by_name:
             raise ValueError(
-                f"{file}, line {row.line}: {columns[0]!r} is {row.labels[0]!r}: give one of {_some(by_name)}, "
+                f"{file}, line {row.line}: {columns[0]!r} is {row.labels[0]!r}: give one of {some(by_name)}, "
                 "or add it to class_names."
             )
         labels.append(by_name[row.labels[0]])
@@ -184,7 +185,3 @@ def _attributes(
                 raise ValueError(f"{file}, line {row.line}: {column!r} is {value!r}: give {allowed} in every line.")
         labels.append(tuple(int(value == "1") for value in row.labels))
     return class_names or list(columns), labels
-
-
-def _some(names: Sequence[str] | dict[str, int]) -> str:
-    return ", ".join(list(names)[:20]) + (", ..." if len(names) > 20 else "")
