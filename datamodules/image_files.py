@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ace.images import from_uint8
-from datamodules.base import ImageDataModule, Sample, Split
+from datamodules.base import ImageDataModule, Sample, Split, sides
 from datamodules.resizing import Resample, Resize, resized
 
 Corrupt = Literal["refuse", "skip"]
@@ -131,7 +131,7 @@ class ImageFiles(Dataset):
         self._labels = [entry.label for entry in entries]
         if None not in self._labels:
             self.labels = self._labels
-        self._size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self._size = sides(image_size)
         self._resize, self._flip, self._resample = resize, flip, resample
 
     def __len__(self) -> int:
@@ -226,7 +226,7 @@ class ImageFilesDataModule(ImageDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        if min((image_size,) if isinstance(image_size, int) else image_size) < 1:
+        if min(sides(image_size)) < 1:
             raise ValueError(f"image_size is {image_size}: give the height and width in pixels.")
         choices = {"resize": (resize, Resize), "corrupt": (corrupt, Corrupt), "resample": (resample, Resample)}
         for name, (value, known) in choices.items():
