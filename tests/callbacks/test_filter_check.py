@@ -305,8 +305,8 @@ def test_a_classifier_that_was_trained_elsewhere(make_classifier, module, make_t
 
 
 def test_a_classifier_of_other_images_is_refused(make_classifier, module, make_trainer):
-    check = FilterCheck(make_classifier(channels=1))
-    with pytest.raises(ValueError, match=r"the classifier cannot take images of 3x16x16 \(.*1 \(as many"):
+    check = FilterCheck(make_classifier(channels=4))
+    with pytest.raises(ValueError, match=r"the classifier cannot take images of 3x16x16 \(.*4 \(as many"):
         make_trainer(check, max_epochs=1).fit(module(), datamodule=ToyData())
     data = ToyData()
     data.image_size = (1, 2)
