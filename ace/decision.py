@@ -206,11 +206,26 @@ def relabel(labels: Tensor, names: Sequence[str], classifier: NormalisedClassifi
     return torch.tensor([*classes, -1], device=labels.device)[labels]  # the last one is for a label of -1
 
 
+def place_of(wanted: int | str, names: Sequence[str]) -> int | None:
+    """Where a class or an attribute stands that is given by name or by index; None if there is none.
+
+    A name wins, of which a command line may make a number: of the classes "1", "2" and "3", 2 is the one called "2",
+    though the index 2 would be "3"; of "01" and "02" it is "02". An index counts where no name is that number.
+    """
+    if str(wanted) in names:
+        return names.index(str(wanted))
+    if not isinstance(wanted, int):
+        return None
+    padded = [place for place, name in enumerate(names) if name.isdecimal() and int(name) == wanted]
+    return padded[0] if padded else wanted if 0 <= wanted < len(names) else None
+
+
 def decision_for(classifier: NormalisedClassifier, query: int | str | None) -> Decision:
     """The decision between the classes of a classifier, or on the attribute ``query``.
 
     Raises:
-        ValueError: no attribute has that name or index, or the query does not fit the classifier's task.
+        ValueError: no attribute has that name or index, see `place_of`, or the query does not fit the classifier's
+            task.
     """
     names = classifier.class_names
     known = ", ".join(f"{i}: {name}" for i, name in enumerate(names))
@@ -221,7 +236,7 @@ def decision_for(classifier: NormalisedClassifier, query: int | str | None) -> D
                 "leave query out, and give the policy a class"
             )
         return BinaryDecision(tuple(names)) if classifier.task == "binary" else ClassDecision(names)
-    index = names.index(query) if query in names else query
-    if not isinstance(index, int) or not 0 <= index < len(names):
+    index = None if query is None else place_of(query, names)
+    if index is None:
         raise ValueError(f"unknown query {query!r}: choose one of the classifier's attributes, {known}")
     return AttributeDecision(index, names[index])

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from ace.decision import Decision
+from ace.decision import Decision, place_of
 
 
 class TargetPolicy(ABC):
@@ -31,10 +31,9 @@ class TargetPolicy(ABC):
 
 
 def _class_index(wanted: int | str, decision: Decision) -> int:
-    names = decision.class_names
-    index = names.index(wanted) if wanted in names else wanted
-    if not isinstance(index, int) or not 0 <= index < len(names):
-        known = ", ".join(f"{i}: {name}" for i, name in enumerate(names))
+    index = place_of(wanted, decision.class_names)
+    if index is None:
+        known = ", ".join(f"{i}: {name}" for i, name in enumerate(decision.class_names))
         raise ValueError(f"class {wanted} does not exist, choose one of {known}")
     return index
 
@@ -57,7 +56,7 @@ class ToClass(TargetPolicy):
     """One class for all; images already decided so are skipped.
 
     Args:
-        target: the class, by name or index.
+        target: the class, by name or index; a name that is a number wins over an index.
     """
 
     def __init__(self, target: int | str) -> None:
@@ -74,8 +73,8 @@ class Pair(TargetPolicy):
     """From one class to another; images of further classes are skipped.
 
     Args:
-        source: the class of the images that are explained, by name or index.
-        target: the class that they should be turned into, by name or index.
+        source: the class of the images that are explained, by name or index; a name that is a number wins.
+        target: the class that they should be turned into, in the same way.
         both: add the way back.
 
     Raises:

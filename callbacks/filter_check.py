@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from ace.decision import decision_for
 from ace.diffusion_filter import DiffusionFilter
 from ace.models.foreign import ForeignClassifier, load_classifier
 from ace.survival import survives
+from datamodules.base import ImageDataModule
 
 
 class FilterCheck(Callback):
@@ -71,7 +72,7 @@ class FilterCheck(Callback):
         with torch.random.fork_rng(devices=[]):  # a network draws weights before it gets those of the file
             self.classifier = load_classifier(self.source)
         every = self.query is None and self.classifier.task == "multilabel"
-        queries = range(len(self.classifier.class_names)) if every else [self.query]
+        queries = self.classifier.class_names if every else [self.query]
         self.decisions = [decision_for(self.classifier, query) for query in queries]
         self.filters = [DiffusionFilter(LiveUNet(unet), pl_module.scheduler, n, self.respacing) for n in self.steps]
         self._check_images(trainer.datamodule)
@@ -111,15 +112,13 @@ class FilterCheck(Callback):
                 kept[row] += survived.float().mean(0).sum()
         return kept
 
-    def _check_images(self, data: LightningDataModule) -> None:
-        size = data.image_size
-        shape = (data.channels, *((size, size) if isinstance(size, int) else size))
+    def _check_images(self, data: ImageDataModule) -> None:
         try:
-            logits = self.classifier(torch.full((1, *shape), 0.5))
+            logits = self.classifier(torch.full((1, *data.shape), 0.5))
             self.decisions[-1].check(logits)  # it reads the last of the logits
         except (RuntimeError, ValueError) as error:
             raise ValueError(
-                f"the classifier cannot take images of {'x'.join(map(str, shape))} ({error}): "
+                f"the classifier cannot take images of {'x'.join(map(str, data.shape))} ({error}): "
                 "give one that was trained on images of this kind"
             ) from error
 

@@ -15,6 +15,7 @@ from torchvision.utils import make_grid
 from ace.images import save_png, to_uint8
 from ace.noise import draw, generator
 from callbacks.log_media import log_image
+from datamodules.base import sides
 
 
 class SampleGrid(Callback):
@@ -53,8 +54,7 @@ class SampleGrid(Callback):
         """Samples in [0, 1], shape (count, C, H, W)."""
         unet, scheduler = pl_module.unet, DDIMScheduler.from_config(pl_module.scheduler.config)
         scheduler.set_timesteps(self.inference_steps, device=pl_module.device)
-        size = unet.config.sample_size
-        shape = (unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
+        shape = (unet.config.in_channels, *sides(unet.config.sample_size))
         streams = [generator(0, str(index), "sample grid") for index in range(self.count)]
         images = draw(streams, 1, shape, pl_module.device)[0]
         for timestep in scheduler.timesteps:

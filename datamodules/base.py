@@ -48,6 +48,12 @@ class ImageDataset(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width, which one number stands for if they are equal."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
 def _no_ids() -> set[str]:
     return set()
 
@@ -103,6 +109,11 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         self.finished_ids: Callable[[], set[str]] = _no_ids
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] = {}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        return self.channels, *sides(self.image_size)
 
     @abstractmethod
     def dataset(self, split: Split) -> ImageDataset:

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from datamodules.base import Split
-from datamodules.image_files import Entry, ImageFilesDataModule, Label, check_shares, hashed_split, image_id
+from datamodules.image_files import (
+    Entry,
+    ImageFilesDataModule,
+    Label,
+    check_shares,
+    hashed_order,
+    hashed_split,
+    image_id,
+)
+from datamodules.layout import some
 
 _NAMED = 5  # missing files that are named
 
@@ -28,7 +37,8 @@ class CSVDataModule(ImageFilesDataModule):
     """Images that a CSV file lists, with the names of its columns in the first line.
 
     One label column holds classes: names, or numbers, which are indices if `class_names` says what they mean and
-    names if it does not. Several label columns hold one 0/1 attribute each; -1/1 is taken as well.
+    names if it does not. Several label columns hold one 0/1 attribute each; -1/1 is taken as well. The order is that of
+    a hash of the paths, whatever that of the lines: the first ``num_images`` are of all classes.
 
     Args:
         csv: the file, in UTF-8, separated by commas.
@@ -71,12 +81,12 @@ class CSVDataModule(ImageFilesDataModule):
         read_labels = _classes if len(label_columns) == 1 else _attributes
         self.class_names, labels = read_labels(file, rows, label_columns, class_names)
         self._entries: dict[Split, list[Entry]] = {split: [] for split in get_args(Split)}
-        for row, label in zip(rows, labels, strict=True):
+        for row, label in sorted(zip(rows, labels, strict=True), key=lambda pair: hashed_order(pair[0].name)):
             split = row.split or hashed_split(row.name, val_share, test_share)
             self._entries[split].append(Entry(os.path.join(folder, row.name), label, image_id(row.name)))
 
     def entries(self, split: Split) -> list[Entry]:
-        """The images of a split, in the order of the file."""
+        """The images of a split, in the order of `hashed_order`: files are often sorted by class."""
         return self._entries[split]
 
 
@@ -158,7 +168,7 @@ def _classes(
     for row in rows:
         if row.labels[0] not in by_name:
             raise ValueError(
-                f"{file}, line {row.line}: {columns[0]!r} is {row.labels[0]!r}: give one of {_some(by_name)}, "
+                f"{file}, line {row.line}: {columns[0]!r} is {row.labels[0]!r}: give one of {some(by_name)}, "
                 "or add it to class_names."
             )
         labels.append(by_name[row.labels[0]])
@@ -184,7 +194,3 @@ def _attributes(
                 raise ValueError(f"{file}, line {row.line}: {column!r} is {value!r}: give {allowed} in every line.")
         labels.append(tuple(int(value == "1") for value in row.labels))
     return class_names or list(columns), labels
-
-
-def _some(names: Sequence[str] | dict[str, int]) -> str:
-    return ", ".join(list(names)[:20]) + (", ..." if len(names) > 20 else "")

@@ -8,7 +8,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ace.images import from_uint8
-from datamodules.base import ImageDataModule, Sample, Split
+from datamodules.base import ImageDataModule, Sample, Split, sides
 from datamodules.resizing import Resample, Resize, resized
 
 Corrupt = Literal["refuse", "skip"]
@@ -29,6 +29,8 @@ Label = int | tuple[int, ...]  # a class index, or 0/1 attributes
 _REMEDY = ": remove or replace the file, or set corrupt to 'skip'."
 _CHUNK = 1024  # files that are checked between two steps of the progress bar
 _NAMED = 20  # unreadable files that are reported by name
+_PROBED = 8  # files that are searched for 16-bit grey
+_LOW = 4095  # the highest value of 12 bits
 
 
 class UnreadableImageError(ValueError):
@@ -129,7 +131,7 @@ class ImageFiles(Dataset):
         self._labels = [entry.label for entry in entries]
         if None not in self._labels:
             self.labels = self._labels
-        self._size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self._size = sides(image_size)
         self._resize, self._flip, self._resample = resize, flip, resample
 
     def __len__(self) -> int:
@@ -172,6 +174,25 @@ def _complaint(entry: Entry) -> str | None:
     return None
 
 
+def warn_of_low_bits(paths: Sequence[str]) -> None:
+    """Look at a few files, evenly spaced.
+
+    Warns:
+        UserWarning: there is 16-bit grey among them, and all of it uses 12 bits or fewer: it will look black.
+    """
+    highest: dict[str, int] = {}
+    for index in np.linspace(0, len(paths) - 1, min(len(paths), _PROBED)).astype(int):
+        with suppress(UnreadableImageError), _opened(paths[index]) as image:  # what is broken is told when it is used
+            if image.mode.startswith("I"):
+                highest[paths[index]] = int(np.asarray(image).max())
+    if highest and max(highest.values()) <= _LOW:
+        brightest = max(highest, key=highest.__getitem__)
+        rank_zero_warn(
+            f"16-bit images have values up to {highest[brightest]} ({brightest}), and white is 65535: they are seen as "
+            "almost black. Scale their values to 0..65535, or save them in 8 bits."
+        )
+
+
 class ImageFilesDataModule(ImageDataModule):
     """Base of the domains that are image files: give it `entries(split)` and `class_names`.
 
@@ -188,6 +209,9 @@ class ImageFilesDataModule(ImageDataModule):
 
     Raises:
         ValueError: a setting out of range.
+
+    Warns:
+        UserWarning: 16-bit grey that uses the low bits alone: its values are divided by 65535.
     """
 
     channels = 3
@@ -202,7 +226,7 @@ class ImageFilesDataModule(ImageDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        if min((image_size,) if isinstance(image_size, int) else image_size) < 1:
+        if min(sides(image_size)) < 1:
             raise ValueError(f"image_size is {image_size}: give the height and width in pixels.")
         choices = {"resize": (resize, Resize), "corrupt": (corrupt, Corrupt), "resample": (resample, Resample)}
         for name, (value, known) in choices.items():
@@ -220,6 +244,8 @@ class ImageFilesDataModule(ImageDataModule):
         """The images of a split; its files are listed when it is first asked for."""
         if split not in self._datasets:
             entries = self.entries(split)
+            if not self._datasets:  # once a data module
+                warn_of_low_bits([entry.path for entry in entries])
             if self.corrupt == "skip":
                 entries, bad = readable(entries)
                 if bad:

@@ -13,7 +13,7 @@ from torchvision.datasets.folder import make_dataset
 
 from datamodules.base import Split
 from datamodules.image_files import Entry, ImageFilesDataModule, check_shares, hashed_order, hashed_split, image_id
-from datamodules.layout import EXTENSIONS, image_names
+from datamodules.layout import EXTENSIONS, image_names, some
 
 UNLABELLED = "images"  # the one class of images that lie in no class folder
 SPLIT_LIKE = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}  # in lower case
@@ -25,8 +25,8 @@ class ImageFolderDataModule(ImageFilesDataModule):
     Without class folders all images are of one class, "images", which is enough for a diffusion model. Without
     the folders train, val and test an image's split is drawn by a hash of its path below ROOT: it stays the same
     whatever other images come or go. Where only val is missing, it is drawn in this way from the images in train, and
-    they are no longer trained on. Names that begin with a dot are passed over. The order is that of a hash too: the
-    first ``num_images`` are of all classes.
+    they are no longer trained on. The classes are those of train; val and test may lack some. Names that begin with a
+    dot are passed over. The order is that of a hash too: the first ``num_images`` are of all classes.
 
     Args:
         root: folder of the splits, of the classes, or of the images.
@@ -37,7 +37,7 @@ class ImageFolderDataModule(ImageFilesDataModule):
 
     Raises:
         FileNotFoundError: no such folder, or neither folders nor images in it.
-        ValueError: splits with different classes or other names, or a setting out of range.
+        ValueError: splits with other names or with classes that train has not, or a setting out of range.
     """
 
     def __init__(
@@ -57,22 +57,40 @@ class ImageFolderDataModule(ImageFilesDataModule):
         self._splits = [split for split in get_args(Split) if (self.root / split).is_dir()]
         folders = [self.root / split for split in self._splits] or [self.root]
         self.class_names = _class_names(folders[0])
+        self._unlabelled_test: str | None = None  # what is wrong with it
         for folder in folders[1:]:
-            if (names := _class_names(folder)) != self.class_names:
-                raise ValueError(
-                    f"The classes in {folder} are {names}, those in {folders[0]} are {self.class_names}: give every "
-                    "split the same class folders."
-                )
+            self._check_classes(folder, folders[0])
         for folder in {self.root, *folders}:
             _warn_of_loose_images(folder)
+
+    def _check_classes(self, folder: Path, first: Path) -> None:
+        """Refuse classes that the first split lacks; a test split without labels only where it is asked for."""
+        _class_names(folder)  # there are some, or images
+        found = _subfolders(folder)
+        unknown = [name for name in found if name not in self.class_names]
+        if self.class_names != [UNLABELLED] and found == unknown and len(found) < 2:
+            told = f"The images in {folder} lie in none of the class folders of {first}: sort them into these"
+            if folder.name == "test":
+                remedy = f"explain them without labels (--data datamodules.ImagePathsDataModule --data.paths {folder})"
+                self._unlabelled_test = f"{told}, or {remedy}."
+                return
+            if not found:
+                raise ValueError(f"{told}, or move {folder} elsewhere.")
+        if unknown:
+            raise ValueError(
+                f"{folder} holds classes that {first} has not ({some(unknown)}): give {first} all class folders; "
+                "the others may lack some."
+            )
 
     def entries(self, split: Split) -> list[Entry]:
         """The image files of a split.
 
         Raises:
-            FileNotFoundError: If the split is missing, and not drawn by a hash.
-            ValueError: If a class has no images.
+            FileNotFoundError: If the split is missing, and not drawn by a hash, or is a test split without labels.
+            ValueError: If a class has no images to train on.
         """
+        if split == "test" and self._unlabelled_test:
+            raise FileNotFoundError(self._unlabelled_test)
         drawn_from_train = "train" in self._splits and "val" not in self._splits and split != "test"
         if not self._splits or drawn_from_train:
             return self._hashed[split]
@@ -82,7 +100,7 @@ class ImageFolderDataModule(ImageFilesDataModule):
             raise FileNotFoundError(
                 f"There is no folder {str(folder)!r}: the {split} split is missing, make that folder{remedy}."
             )
-        return [entry for _, entry in self._listed(folder)]
+        return [entry for _, entry in self._listed(folder, allow_empty=split != "train")]
 
     @cached_property
     def _hashed(self) -> dict[Split, list[Entry]]:
@@ -93,7 +111,7 @@ class ImageFolderDataModule(ImageFilesDataModule):
             splits[hashed_split(name, *shares)].append(entry)
         return splits
 
-    def _listed(self, folder: Path) -> Iterator[tuple[str, Entry]]:
+    def _listed(self, folder: Path, allow_empty: bool = False) -> Iterator[tuple[str, Entry]]:
         """The images below a folder, in the order of `hashed_order`, each with its path from there."""
         prefix = len(os.path.join(folder, ""))
 
@@ -103,8 +121,9 @@ class ImageFolderDataModule(ImageFilesDataModule):
 
         # An empty name stands for the folder itself.
         names = [""] if self.class_names == [UNLABELLED] and not _subfolders(folder) else self.class_names
+        places = {name: index for index, name in enumerate(names)}
         try:
-            samples = make_dataset(str(folder), {name: index for index, name in enumerate(names)}, None, is_image)
+            samples = make_dataset(str(folder), places, is_valid_file=is_image, allow_empty=allow_empty)
         except FileNotFoundError as error:  # torchvision's word for a class without images
             raise ValueError(f"{folder}: {error}Images end in {', '.join(EXTENSIONS)}.") from error
         named = [(path[prefix:].replace(os.sep, "/"), path, label) for path, label in samples]

@@ -10,7 +10,7 @@ from typing import Any
 
 from datamodules.base import Split
 from datamodules.image_files import Entry, ImageFilesDataModule, image_id
-from datamodules.layout import EXTENSIONS
+from datamodules.layout import EXTENSIONS, image_names
 
 
 class ImagePathsDataModule(ImageFilesDataModule):
@@ -21,7 +21,8 @@ class ImagePathsDataModule(ImageFilesDataModule):
     else is explained.
 
     Args:
-        paths: images, folders (with all images below them) and patterns (``photos/*.jpg``; ``**`` for any folders).
+        paths: images, folders (with all images below them, in linked folders too) and patterns (``photos/*.jpg``;
+            ``**`` for any folders).
         settings: further arguments of `ImageFilesDataModule`.
 
     Raises:
@@ -63,9 +64,11 @@ def _images(given: str) -> Iterator[tuple[str, str]]:
 
 
 def _below(folder: str) -> Iterator[tuple[str, str]]:
-    paths = [path.relative_to(folder) for path in sorted(Path(folder).rglob("*")) if path.is_file()]
-    visible = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
-    names = [path.as_posix() for path in visible if path.suffix.lower() in EXTENSIONS]
+    paths: list[Path] = []
+    for parent, folders, _ in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths += [Path(parent, name).relative_to(folder) for name in image_names(Path(parent))]
+    names = [path.as_posix() for path in sorted(paths) if os.path.isfile(os.path.join(folder, path))]
     if not names:
         raise FileNotFoundError(f"{folder} holds no images: they end in {', '.join(EXTENSIONS)}.")
     for name in names:

@@ -10,6 +10,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".avif", ".gif", ".jfif")
 _NAMED = 3  # missing files that are named
+_LISTED = 20  # names that `some` gives
 
 
 def find(root: Path, names: Sequence[str], source: str) -> Path:
@@ -43,6 +44,11 @@ def check_present(folder: Path, names: Sequence[str], source: str) -> None:
             f"{len(missing)} of {len(names)} images are missing in {folder} ({', '.join(missing[:_NAMED])}"
             f"{', ...' if len(missing) > _NAMED else ''}): {source}, and extract it whole."
         )
+
+
+def some(names: Collection[str]) -> str:
+    """The first names of many, for a message."""
+    return ", ".join(list(names)[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
 
 
 def image_names(folder: Path) -> list[str]:

@@ -55,8 +55,7 @@ def summarise(data: ImageDataModule) -> str:
             column |= _file_rows(dataset.paths)
     if len(names) > _LISTED:
         notes.insert(0, f"The table leaves out {len(names) - _LISTED} of {len(names)} names.")
-    size = data.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    _, height, width = data.shape
     return "\n".join([f"{type(data).__name__}, used at {height} x {width} pixels", *_lines(columns), *notes])
 
 

@@ -38,9 +38,7 @@ def print_paths(store: RunStore, paths: Sequence[Path]) -> None:
 
 
 def _print_pairs(directions: dict[str, dict[str, Any]]) -> None:
-    """The largest pairs first; a single one has the flip rate of the whole run."""
-    if len(directions) < 2:
-        return
+    """The largest pairs first."""
     pairs = sorted(directions.items(), key=lambda item: (-item[1]["n"], item[0]))
     for pair, found in pairs[:PAIRS]:
         print_line("flipped", f"{found['flip_rate']:.0%} of {found['n']}, {pair}")

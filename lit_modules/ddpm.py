@@ -95,10 +95,9 @@ class LitDDPM(TrainingModule):
         """Check that the images of the data module fit the network; what it learns from, it is made for and samples."""
         data = self.trainer.datamodule
         if data is not None:
-            size = data.image_size
-            check_unet(self.unet, data.channels, *((size, size) if isinstance(size, int) else size))
+            check_unet(self.unet, *data.shape)
             if stage == "fit":
-                self.unet.register_to_config(sample_size=size)
+                self.unet.register_to_config(sample_size=data.image_size)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         images = batch["image"]

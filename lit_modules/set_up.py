@@ -55,9 +55,7 @@ def check_fit(cli: ExplainCLI) -> None:
     Raises:
         ValueError: they do not, see `check_networks`.
     """
-    size = cli.datamodule.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    check_networks(cli.model.explainer, cli.datamodule.channels, height, width)
+    check_networks(cli.model.explainer, *cli.datamodule.shape)
 
 
 def _check_trainer(trainer: Trainer, config: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Settings of the whole test suite, tiny networks for the scripts, and what their run folders hold."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from ace.models.classifiers import ImageClassifier
 from datamodules.avatar_faces import ATTRIBUTES
 from datamodules.avatars import AvatarsDataset
 
-CONFIG = Path(__file__).parents[1] / "configs" / "avatars" / "explain.yaml"
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs" / "avatars" / "explain.yaml"
 KINDS = ("original", "pre_explanation", "counterfactual", "mask")
 TIMES = ("seconds", "peak_memory", "written")
 
@@ -31,7 +33,20 @@ def _wandb_offline(tmp_path_factory):
         patch.setenv("WANDB_SILENT", "true")
         for name in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
             patch.setenv(f"WANDB_{name}", str(folder))
+        before = _wandb_runs()
         yield
+        left = sorted(map(str, _wandb_runs() - before))
+        assert not left, f"give W&B's loggers absolute folders, tests have left these in the checkout: {left}"
+
+
+def _wandb_runs():
+    """The folders of W&B runs in the checkout, but for the user's own."""
+    found = set()
+    for parent, folders, _ in os.walk(ROOT):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in ("data", "outputs")]
+        if Path(parent).name == "wandb":
+            found |= {Path(parent, name) for name in folders}
+    return found
 
 
 @pytest.fixture(autouse=True)

@@ -102,7 +102,8 @@ def test_a_classifier_of_the_users_own_is_explained(ddpm_folder, workplace, tmp_
     monkeypatch.syspath_prepend(tmp_path)
     torch.save(importlib.import_module("my_net").Net().state_dict(), "my_net.pth")
     config = str(ROOT / "configs" / "image_folder" / "explain.yaml")
-    data = ["--data.root", str(workplace[1]), "--output_dir", "run", "--model.diffusion", str(ddpm_folder)]
+    run_folder = str(tmp_path / "run")  # W&B's service may have been started elsewhere, and would write "run" there
+    data = ["--data.root", str(workplace[1]), "--output_dir", run_folder, "--model.diffusion", str(ddpm_folder)]
     explain.main(["generate", "--config", config, "--config", "mine.yaml", *data, *QUICK])
     assert (tmp_path / "run" / "records.csv").is_file()
 

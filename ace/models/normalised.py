@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms.functional import rgb_to_grayscale
 
 Task = Literal["multiclass", "binary", "multilabel"]
 
@@ -21,7 +22,8 @@ class NormalisedClassifier(nn.Module):
         class_names: names of the classes, or of the attributes of multi-label data; those of ``outputs`` if given.
         task: ``multiclass`` if one of the classes is true, ``binary`` if one of two is, told by a single logit (the
             second where it is positive), ``multilabel`` if each attribute is true or not.
-        mean, std: per-channel normalisation, in units of the [0, 1] range.
+        mean, std: per-channel normalisation, in units of the [0, 1] range. A network of one channel has one of each,
+            and sees RGB images in grey.
         size: height and width that the network takes; images of another size are resized (bilinear, anti-aliased),
             differentiably. None takes them as they are.
         outputs: indices of the network's logits that are kept, in this order; None keeps all.
@@ -69,12 +71,14 @@ class NormalisedClassifier(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, shape (N, outputs), of images in [0, 1], shape (N, C, H, W).
+        """Logits, shape (N, outputs), of images in [0, 1], shape (N, C, H, W); from RGB to grey where C is to be 1.
 
         Raises:
             ValueError: the images have another number of channels than the normalisation, or the network's outputs
                 are not the logits that are named.
         """
+        if images.shape[1] == 3 and self.mean.shape[1] == 1:
+            images = rgb_to_grayscale(images)
         if images.shape[1] != self.mean.shape[1]:
             raise ValueError(
                 f"the images have {images.shape[1]} channels, the classifier takes {self.mean.shape[1]} "

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ace import BinaryDecision, ClassDecision, CounterfactualExplainer, DiffusionFilter, Untargeted
 from ace.models.classifiers import ImageClassifier
+from ace.models.normalised import NormalisedClassifier
 from ace.preflight import check_images, check_labels, check_networks
 
 IDS = list("abcd")
@@ -107,9 +108,35 @@ def test_a_classifier_in_training_mode(make_explainer):
 def test_a_classifier_that_refuses_the_images(make_explainer):
     with pytest.raises(ValueError, match="the classifier cannot take images of 3x32x32: mat1 and mat2"):
         check_networks(make_explainer(network()), 3, 32, 32)
-    grey = ImageClassifier("squeezenet1_1", ["a", "b"], "multiclass", mean=(0.5,), std=(0.5,)).eval()
-    with pytest.raises(ValueError, match=r"cannot take images of 3x16x16: the images have 3 channels, .* takes 1"):
-        check_networks(make_explainer(grey, ClassDecision(["a", "b"])), 3, 16, 16)
+    four = ImageClassifier("squeezenet1_1", ["a", "b"], "multiclass", mean=(0.5,) * 4, std=(0.5,) * 4).eval()
+    with pytest.raises(ValueError, match=r"cannot take images of 3x16x16: the images have 3 channels, .* takes 4"):
+        check_networks(make_explainer(four, ClassDecision(["a", "b"])), 3, 16, 16)
+
+
+def normalised(channels: int, entries: int, size: tuple[int, int] | None = None) -> NormalisedClassifier:
+    """A network of some channels, with a mean and a std of some entries."""
+    made = NormalisedClassifier(["a", "b"], "multiclass", [0.4] * entries, [0.5] * entries, size)
+    made.network = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, 2))
+    return made.eval()
+
+
+@pytest.mark.parametrize(("channels", "entries"), [(1, 3), (3, 1)])
+@pytest.mark.parametrize("size", [None, (16, 16)])
+def test_a_mean_and_std_of_other_channels_than_the_network_s_are_told_apart(make_explainer, channels, entries, size):
+    side, decision = 16 if size is None else 32, ClassDecision(["a", "b"])
+    told = rf"Given groups=1.*; its network takes {channels} channels: give `mean` and `std` {channels} entries each$"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the images are 32x32")
+        with pytest.raises(ValueError, match=told):
+            check_networks(make_explainer(normalised(channels, entries, size), decision), 3, side, side)
+        check_networks(make_explainer(normalised(channels, channels, size), decision), 3, side, side)
+
+
+def test_a_function_of_one_channel_is_told_how_to_get_it(make_explainer):
+    grey = nn.Sequential(nn.Conv2d(1, 1, 16), nn.Flatten()).eval()
+    with pytest.raises(ValueError, match=r"Given groups=1.*; it takes 1 channels: give it images\.mean\(1, "):
+        check_networks(make_explainer(grey), 3, 16, 16)
+    check_networks(make_explainer(lambda images: grey(images.mean(1, keepdim=True))), 3, 16, 16)
 
 
 @pytest.mark.parametrize(

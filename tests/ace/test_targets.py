@@ -4,9 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
 
 from ace.decision import BinaryDecision, ClassDecision
-from ace.targets import CorrectMistakes, OtherSide, Pair, RunnerUp, ToClass, Untargeted
+from ace.targets import CorrectMistakes, OtherSide, Pair, RunnerUp, TargetPolicy, ToClass, Untargeted
 
 THREE = ClassDecision(["cat", "dog", "fox"])
 scores = st.integers(2, 6).flatmap(lambda k: st.lists(st.floats(-9, 9), min_size=k, max_size=k))
@@ -48,6 +49,28 @@ def test_classes_may_be_named():
     assert [pair.choose(torch.zeros(3), decided, None) for decided in (1, 0)] == [0, 1]
     with pytest.raises(ValueError, match="source cat and target 0 are the same class"):
         Pair("cat", 0).check(THREE)
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "chosen"),
+    [
+        (["1", "2", "3"], "2", "2"),  # the index 2 would be "3"
+        (["1", "2", "3"], "0", "1"),  # no name, but an index
+        (["4", "9"], "9", "9"),
+        (["08", "09", "10"], "09", "09"),
+        (["001", "002", "003"], "2", "002"),
+        (["dog", "0"], "0", "0"),
+    ],
+)
+def test_a_class_whose_name_is_a_number_is_found_by_it_from_a_command_line(names, given, chosen):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(TargetPolicy, "policy")
+    rest = next(name for name in names if name != chosen)
+    for options in (["--policy=ace.ToClass"], ["--policy=ace.Pair", f"--policy.source={rest}"]):
+        found = parser.parse_args([*options, f"--policy.target={given}"])
+        policy = parser.instantiate_classes(found).policy
+        policy.check(ClassDecision(names))
+        assert policy.choose(torch.zeros(len(names)), names.index(rest), None) == names.index(chosen)
 
 
 @pytest.mark.parametrize(

@@ -46,11 +46,11 @@ class ToyData(ImageDataModule):
 def make_classifier(tmp_path):
     """Makes a tiny random network that decides each way for half of the validation images."""
 
-    def make(task="multilabel", channels=3):
+    def make(task="multilabel", channels=3, names=NAMES):
         torch.manual_seed(1)
         options = {"growth_rate": 4, "block_config": [1, 1], "num_init_features": 8}
         normal = (0.5,) * channels
-        classifier = ImageClassifier("torchvision.models.DenseNet", NAMES, task, options, normal, normal).eval()
+        classifier = ImageClassifier("torchvision.models.DenseNet", names, task, options, normal, normal).eval()
         head = classifier.network.classifier
         with torch.no_grad():
             head.bias.zero_()
@@ -138,6 +138,12 @@ def test_a_query_asks_for_its_attribute_alone(make_classifier, module, make_trai
         found.append(metrics["val/filter_agreement_tau5"])
     assert found == pytest.approx(wanted.tolist(), abs=1e-6)
     assert len(set(found)) > 1
+
+
+def test_attributes_that_have_numbers_for_names_are_all_asked_for(make_classifier, module):
+    check = FilterCheck(make_classifier(names=["1", "2", "3"]))
+    check.setup(SimpleNamespace(datamodule=ToyData()), module(), "fit")
+    assert [decision.query for decision in check.decisions] == [0, 1, 2]
 
 
 def test_classes_are_compared_by_the_highest_logit(make_classifier, module, make_trainer):
@@ -299,8 +305,8 @@ def test_a_classifier_that_was_trained_elsewhere(make_classifier, module, make_t
 
 
 def test_a_classifier_of_other_images_is_refused(make_classifier, module, make_trainer):
-    check = FilterCheck(make_classifier(channels=1))
-    with pytest.raises(ValueError, match=r"the classifier cannot take images of 3x16x16 \(.*1 \(as many"):
+    check = FilterCheck(make_classifier(channels=4))
+    with pytest.raises(ValueError, match=r"the classifier cannot take images of 3x16x16 \(.*4 \(as many"):
         make_trainer(check, max_epochs=1).fit(module(), datamodule=ToyData())
     data = ToyData()
     data.image_size = (1, 2)

@@ -34,6 +34,13 @@ def ids_of(loader):
     return [image_id for batch in loader for image_id in batch["id"]]
 
 
+def test_one_number_stands_for_both_sides_of_an_image():
+    data = SquaresDataModule()
+    assert data.shape == (1, 2, 2)
+    data.image_size = (4, 8)
+    assert data.shape == (1, 4, 8)
+
+
 @pytest.mark.parametrize("world_size", [1, 3, 10])
 def test_evaluation_sees_every_image_once_and_needs_one_for_each_device(world_size):
     shares = []

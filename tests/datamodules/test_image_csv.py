@@ -67,7 +67,7 @@ def test_several_columns_are_attributes_of_0_or_minus_1_and_1(listed, no):
     lines = ("image,hat,age,smiling,part", f"a.png,{no},41,1,train", f"b.png,{no},17,{no},train")
     data = listed(*lines, **columns)
     assert data.class_names == ["smiling", "hat"]
-    samples = [data.dataset("train")[index] for index in range(2)]
+    samples = sorted((data.dataset("train")[index] for index in range(2)), key=lambda sample: sample["id"])
     assert [sample["label"].tolist() for sample in samples] == [[1, 0], [0, 0]]
     assert samples[0]["label"].dtype == torch.float32
     assert samples[0]["image"][:, 0, 0].tolist() == [1, 0, 0]
@@ -76,7 +76,16 @@ def test_several_columns_are_attributes_of_0_or_minus_1_and_1(listed, no):
 
 def test_the_split_column_decides(listed):
     data = listed("image,label,s", "a.png,x,test", "b.png,y,train", "c.png,x,val", "d.png,x,train", split_column="s")
-    assert [[id[0] for id in data.dataset(split).ids] for split in SPLITS] == [["b", "d"], ["c"], ["a"]]
+    assert [{id[0] for id in data.dataset(split).ids} for split in SPLITS] == [{"b", "d"}, {"c"}, {"a"}]
+
+
+def test_the_first_images_are_of_all_classes_whatever_the_order_of_the_lines(listed):
+    lines = [f"{name}/{index}.png,{name}" for name in ("dark", "light") for index in range(30)]
+    settings = {"val_share": 0.0, "test_share": 0.99, "num_images": 12}
+    data = listed("image,label", *lines, **settings)
+    first = data.predict_ids()
+    assert 3 <= sum(image_id.startswith("dark-") for image_id in first) <= 9
+    assert listed("image,label", *lines[::-1], **settings).predict_ids() == first
 
 
 def test_without_a_split_column_the_path_decides_for_good(listed):
@@ -94,7 +103,7 @@ def test_ids_and_splits_do_not_depend_on_how_the_path_is_written(listed, tmp_pat
         for start in ("", "./", f"{tmp_path}/")
     )
     assert plain == dotted == absolute
-    assert plain[0].startswith("faces-a-")
+    assert sorted(plain)[1].startswith("faces-a-")
 
 
 def test_paths_start_from_root(listed, tmp_path):

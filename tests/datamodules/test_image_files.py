@@ -302,7 +302,7 @@ def test_chance_is_for_training_only(save):
     assert FewFiles([entry(path)], image_size=16, horizontal_flip=False).dataset("train")._flip is False
 
 
-def test_refuse_opens_nothing_until_it_is_asked_for(truncated):
+def test_refuse_complains_of_nothing_until_it_is_asked_for(truncated):
     dataset = FewFiles([entry(truncated)]).dataset("test")
     assert len(dataset) == 1
     with pytest.raises(UnreadableImageError):
@@ -314,6 +314,25 @@ def test_skip_leaves_out_what_cannot_be_read_and_says_so_once(save, truncated):
     with pytest.warns(UserWarning, match=r"1 images of val are left out:\n.*half\.jpg cannot be read: image file"):
         assert data.predict_ids() == ["good"]
     assert data.dataset("val").ids == ["good"]
+
+
+@pytest.mark.parametrize("highest", [255, 4095])
+@pytest.mark.parametrize("mode", ["I", "I;16"])
+def test_16_bit_images_of_low_bits_alone_are_warned_of_once(save, highest, mode):
+    suffix = {"I": "ppm", "I;16": "png"}[mode]
+    levels = np.array([[0, highest - 7], [1, highest]], np.uint16)
+    entries = [entry(save(Image.fromarray(values), f"{i}.{suffix}")) for i, values in enumerate((levels // 2, levels))]
+    data = FewFiles([*entries, entry("gone.png"), entry(save(noise()))])
+    with pytest.warns(UserWarning, match=rf"up to {highest} \(.*1\.{suffix}\), and white is 65535.*Scale") as told:
+        assert len(data.dataset("train")) == len(data.dataset("test"))
+    assert len(told) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_16_bit_images_of_all_bits_and_dark_8_bit_ones_are_not_warned_of(save, truncated):
+    dark, bright = (save(Image.fromarray(np.array([[value]], np.uint16)), f"{value}.png") for value in (7, 4096))
+    assert len(FewFiles([entry(dark), entry(bright), entry(truncated)]).dataset("test")) == 3
+    assert len(FewFiles([entry(save(Image.new("L", (8, 8), 3)))]).dataset("test")) == 1
 
 
 def test_twenty_bad_files_are_named_and_the_others_counted(tmp_path):

@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 from torchvision.datasets.folder import make_dataset
 
+from datamodules import ImagePathsDataModule, summarise
 from datamodules.image_folder import ImageFolderDataModule
+from tests import layouts
 
 SPLITS = ("train", "val", "test")
 
@@ -143,9 +145,9 @@ def test_a_class_without_images_is_named_when_its_split_is_asked_for(root):
 def test_a_split_is_read_once_and_only_if_it_is_asked_for(root, monkeypatch):
     read = []
 
-    def counted(folder, *arguments):
+    def counted(folder, *arguments, **options):
         read.append(Path(folder).name)
-        return make_dataset(folder, *arguments)
+        return make_dataset(folder, *arguments, **options)
 
     monkeypatch.setattr("datamodules.image_folder.make_dataset", counted)
     data = ImageFolderDataModule(str(root), image_size=16)
@@ -154,9 +156,47 @@ def test_a_split_is_read_once_and_only_if_it_is_asked_for(root, monkeypatch):
     assert read == ["val"]
 
 
-def test_splits_must_have_the_same_classes(root):
-    (root / "test" / "light").rename(root / "test" / "bright")
-    with pytest.raises(ValueError, match=r"bright.*same class folders"):
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_classes_that_train_has_not_are_refused(split, root):
+    (root / split / "light").rename(root / split / "bright")
+    told = rf"{split} holds classes that .*train has not \(bright\): give .*train all class folders"
+    with pytest.raises(ValueError, match=told):
+        ImageFolderDataModule(str(root))
+    (root / split / "dark").rename(root / split / "dull")
+    with pytest.raises(ValueError, match=r"has not \(bright, dull\)"):
+        ImageFolderDataModule(str(root))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("folder_left", [True, False])
+def test_a_class_may_be_absent_from_val_and_test(split, folder_left, root):
+    shutil.rmtree(root / split / "dark")
+    if folder_left:
+        (root / split / "dark").mkdir()
+    data = ImageFolderDataModule(str(root))
+    assert data.class_names == ["dark", "light"]
+    assert data.dataset(split).labels == [1, 1, 1]
+    assert sorted(data.dataset("train").labels) == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("below", ["", "images"])
+def test_a_test_split_without_labels_is_refused_only_when_it_is_asked_for(below, root):
+    shutil.rmtree(root / "test")
+    layouts.image(root / "test" / below / "1.jpg")
+    data = ImageFolderDataModule(str(root))
+    assert "test" not in summarise(data).splitlines()[1]
+    assert len(data.dataset("train")) == len(data.dataset("val")) == 6
+    told = rf"images in {root}/test lie in none of the class folders of {root}/train: sort .*ImagePathsDataModule "
+    with pytest.raises(FileNotFoundError, match=told + rf"--data\.paths {root}/test\)"):
+        data.predict_ids()
+    assert len(ImagePathsDataModule(str(root / "test")).predict_ids()) == 1
+
+
+def test_a_val_split_without_labels_is_refused(root):
+    shutil.rmtree(root / "val")
+    layouts.image(root / "val" / "1.jpg")
+    told = r"val lie in none of the class folders of .*train: sort .* or move .*val elsewhere"
+    with pytest.raises(ValueError, match=told):
         ImageFolderDataModule(str(root))
 
 

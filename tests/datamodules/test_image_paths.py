@@ -27,6 +27,15 @@ def test_a_file_a_list_a_folder_and_a_pattern(photos):
         assert ImagePathsDataModule(paths).dataset("test").paths == expected
 
 
+def test_linked_folders_are_followed_and_links_to_nothing_passed_over(photos, tmp_path):
+    layouts.image(tmp_path / "elsewhere" / "d.jpg")
+    (photos / "linked").symlink_to(tmp_path / "elsewhere")
+    (photos / ".private").symlink_to(tmp_path / "elsewhere")
+    (photos / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
+    names = ("a.PNG", "b.jpg", "deep/c.webp", "linked/d.jpg")
+    assert ImagePathsDataModule(str(photos)).predict_ids() == [image_id(name) for name in names]
+
+
 def test_samples_have_no_label_and_all_splits_are_the_same(photos):
     data = ImagePathsDataModule(str(photos), image_size=(8, 16))
     assert default_collate([data.dataset("test")[0]]).keys() == {"image", "id"}

@@ -50,6 +50,11 @@ def test_questions_have_their_flip_rates_the_most_frequent_first(tmp_path, capsy
     assert (len(shown), shown[-1]) == (9, "flipped 3 other pairs, see metrics.json")
 
 
+def test_a_single_question_is_named_too(tmp_path, capsys):
+    lines = summary(tmp_path, capsys, directions={"4 -> 9": {"n": 12, "flip_rate": 0.5}})
+    assert " ".join(lines[2]) == "flipped 50% of 12, 4 -> 9"
+
+
 def test_where_nothing_was_attempted_there_is_nothing_to_evaluate(tmp_path, capsys):
     lines = summary(tmp_path, capsys, metrics={}, status={"skipped: why": 3})
     assert lines[0] == ["skipped", "3", "images:", "why"]

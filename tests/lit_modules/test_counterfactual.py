@@ -31,6 +31,12 @@ def test_a_query_is_an_attribute_by_name_or_index(query):
     assert decision.class_names == ["not glasses", "glasses"]
 
 
+@pytest.mark.parametrize("query", [2, "2"])
+def test_an_attribute_whose_name_is_a_number_is_found_by_it(query):
+    digits = SimpleNamespace(class_names=["1", "2", "3"], task="multilabel")
+    assert decision_for(digits, query).class_names == ["not 2", "2"]
+
+
 @pytest.mark.parametrize("query", [None, "beard", "Smiling", "1", "", 3, -1])
 def test_an_unknown_query_is_refused_with_the_names(query):
     with pytest.raises(ValueError, match="0: smiling, 1: glasses, 2: hat") as error:

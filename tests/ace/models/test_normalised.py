@@ -19,6 +19,15 @@ def test_the_network_sees_normalised_images():
     assert classifier()(images).tolist() == [[-2, 0, 2]]
 
 
+def test_a_network_of_one_channel_sees_rgb_in_grey():
+    grey = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)
+    images = grey.repeat(1, 3, 1, 1).requires_grad_()
+    logits = classifier()(images)
+    torch.testing.assert_close(logits, classifier()(grey), rtol=0, atol=1e-3)
+    (gradient,) = torch.autograd.grad(logits.sum(), images)
+    assert (gradient > 0).all()
+
+
 def test_logits_are_chosen_in_the_order_that_is_asked_for():
     images = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)
     assert classifier("ab", outputs=[2, 0])(images).tolist() == [[2, -2]]
