@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchvision.transforms.v2 import MixUp
 
+from ace.adversarial_training import PGDTraining
 from ace.classification import ClassificationLoss, balanced_weights, check_labels
 from ace.metrics.classification import class_probabilities, classification_metrics
 from ace.models.classifiers import CHECKPOINT_KEY, ImageClassifier
 from ace.models.normalised import Task
 from ace.models.pretrained import default_normalisation, exported_config
 from ace.noise import generator
-from lit_modules.adversarial import PGDTraining
 from lit_modules.training import TrainingModule
 
 
