@@ -34,9 +34,10 @@ class LitClassifier(TrainingModule):
         options: further arguments of the network's constructor.
         task: ``multiclass`` for class indices, ``binary`` for class indices 0 and 1 and a single logit, ``multilabel``
             for 0/1 attribute vectors.
-        pretrained: what the weights start from: a state dict (.pt, .pth or .safetensors), the folder of an exported
-            classifier, or the name of torchvision's weights for the architecture (``DEFAULT``, ``IMAGENET1K_V2``),
-            which are downloaded. The last layer stays new if it has another number of classes.
+        pretrained: what the weights start from: a state dict (.pt, .pth or .safetensors), alone or in a training
+            checkpoint, the folder of an exported classifier, or the name of torchvision's weights for the architecture
+            (``DEFAULT``, ``IMAGENET1K_V2``), which are downloaded. The last layer stays new if it has another number
+            of classes.
         mean: per-channel normalisation of [0, 1] images; by default 0.5, and with torchvision's weights or an exported
             classifier's what they were trained with. A file of ImageNet weights needs [0.485, 0.456, 0.406].
         std: the same; a file of ImageNet weights needs [0.229, 0.224, 0.225].
