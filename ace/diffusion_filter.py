@@ -14,9 +14,8 @@ from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ace.parametrisation import check_channels, check_types, estimated_x0, learns_variance, ranged_log_variance
 from ace.schedule import respaced_timesteps, schedule_tables
-
-VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
 
 
 class Posterior(NamedTuple):
@@ -88,33 +87,20 @@ class DiffusionFilter(nn.Module):
             raise ValueError(f"segments must be in [1, {self.steps}], the filter's steps, got {segments}")
         if scheduler.config.thresholding:
             raise ValueError("dynamic thresholding is for latent and upsampling models: set thresholding=False")
-        if scheduler.config.prediction_type not in ("epsilon", "sample", "v_prediction"):
-            raise ValueError(
-                f"unknown prediction_type {scheduler.config.prediction_type!r}: use epsilon, sample or v_prediction"
-            )
-        if scheduler.config.variance_type not in VARIANCE_TYPES:
-            raise ValueError(f"unknown variance_type {scheduler.config.variance_type!r}: use one of {VARIANCE_TYPES}")
+        check_types(scheduler)
+        check_channels(unet, scheduler)
         if getattr(unet, "class_embedding", None) is not None:
             raise ValueError("the UNet is class-conditional: ACE needs an unconditional diffusion model of the domain")
         self.unet = unet.eval().requires_grad_(False)
         self._compiled: Callable | None = None
         self.config = scheduler.config
         self.stochastic, self.segments = stochastic, segments
-        self.learns_variance = scheduler.config.variance_type in ("learned", "learned_range")
-        self._check_channels()
+        self.learns_variance = learns_variance(scheduler)
         for name, table in schedule_tables(scheduler, self.timesteps).items():
             self.register_buffer(name, table, persistent=False)
         # As a tensor on the device: a number would be copied there in every pass.
         self.register_buffer("timestep", torch.tensor(self.timesteps), persistent=False)
         self.passes = PassCount()
-
-    def _check_channels(self) -> None:
-        expected = self.unet.config.in_channels * (2 if self.learns_variance else 1)
-        if self.unet.config.out_channels != expected:
-            raise ValueError(
-                f"variance_type {self.config.variance_type!r} needs a UNet with {expected} output channels, "
-                f"this one has {self.unet.config.out_channels}"
-            )
 
     def with_steps(self, steps: int | float) -> DiffusionFilter:
         """The filter of another tau on the same chain; it shares the network, and counts passes of its own.
@@ -224,13 +210,7 @@ class DiffusionFilter(nn.Module):
 
     def _pred_x0(self, x: Tensor, output: Tensor, index: int) -> Tensor:
         signal, sigma = self.sqrt_alpha_bar[index], self.sqrt_one_minus_alpha_bar[index]
-        match self.config.prediction_type:
-            case "epsilon":
-                pred_x0 = (x - sigma * output) / signal
-            case "sample":
-                pred_x0 = output
-            case "v_prediction":
-                pred_x0 = signal * x - sigma * output
+        pred_x0 = estimated_x0(self.config.prediction_type, x, output, signal, sigma)
         if self.config.clip_sample:
             pred_x0 = pred_x0.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
         return pred_x0
@@ -244,9 +224,8 @@ class DiffusionFilter(nn.Module):
                 return (0.5 * self.log_beta[index]).exp()
             case "learned":
                 return predicted.clamp(min=1e-20).sqrt()
-            case "learned_range":  # Nichol and Dhariwal 2021, equation 15
-                share = (predicted + 1) / 2
-                return (0.5 * (share * self.log_beta[index] + (1 - share) * self.log_variance[index])).exp()
+            case "learned_range":
+                return (0.5 * ranged_log_variance(predicted, self.log_variance[index], self.log_beta[index])).exp()
 
     def _denoise(self, x: Tensor, start: int, stop: int, noise: Tensor | None) -> Tensor:
         """Steps number ``start`` to ``stop`` of the chain, counted from its noisy end."""

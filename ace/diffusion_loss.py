@@ -9,9 +9,9 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
+from ace.parametrisation import check_types, estimated_x0, learns_variance, ranged_log_variance
 from ace.schedule import schedule_tables
 
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 VLB_WEIGHT = 0.001
 
 
@@ -35,10 +35,7 @@ class DiffusionLoss(nn.Module):
     ) -> None:
         super().__init__()
         config = scheduler.config
-        if config.prediction_type not in PREDICTION_TYPES:
-            raise ValueError(
-                f"prediction_type {config.prediction_type!r} cannot be trained: use {', '.join(PREDICTION_TYPES)}"
-            )
+        check_types(scheduler)
         if config.variance_type == "learned":
             raise ValueError("variance_type 'learned' cannot be trained: use learned_range, or a fixed variance")
         if weighting not in ("none", "min_snr"):
@@ -46,20 +43,11 @@ class DiffusionLoss(nn.Module):
         if not gamma > 0:
             raise ValueError(f"gamma must be positive, got {gamma}")
         self.scheduler, self.prediction_type = scheduler, config.prediction_type
-        self.learns_variance = config.variance_type == "learned_range"
+        self.learns_variance = learns_variance(scheduler)
         self.weighting, self.gamma = weighting, gamma
         self.steps = config.num_train_timesteps
         for name, table in schedule_tables(scheduler, range(self.steps)).items():
             self.register_buffer(name, table, persistent=False)
-
-    def check(self, unet: nn.Module) -> None:
-        """Raise a `ValueError` if the UNet's channels do not fit the variance type."""
-        expected = unet.config.in_channels * (2 if self.learns_variance else 1)
-        if unet.config.out_channels != expected:
-            raise ValueError(
-                f"the UNet maps {unet.config.in_channels} channels to {unet.config.out_channels}, "
-                f"this variance type needs {expected}"
-            )
 
     def forward(self, unet: nn.Module, images: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Loss of each image, shape (N,).
@@ -102,20 +90,15 @@ class DiffusionLoss(nn.Module):
         """One term of the variational bound, in bits a dimension: a divergence, or at step 0 the likelihood."""
         mean_from_x0, mean_from_xt = self._at("mean_from_x0", timesteps), self._at("mean_from_xt", timesteps)
         log_variance = self._at("log_variance", timesteps)
-        share = (variance + 1) / 2
-        log_predicted = share * self._at("log_beta", timesteps) + (1 - share) * log_variance
-        mean = mean_from_x0 * self._pred_x0(x, output, timesteps).clamp(-1, 1) + mean_from_xt * x
+        log_predicted = ranged_log_variance(variance, log_variance, self._at("log_beta", timesteps))
+        signal, sigma = self._at("sqrt_alpha_bar", timesteps), self._at("sqrt_one_minus_alpha_bar", timesteps)
+        pred_x0 = estimated_x0(self.prediction_type, x, output, signal, sigma)
+        mean = mean_from_x0 * pred_x0.clamp(-1, 1) + mean_from_xt * x
         true_mean = mean_from_x0 * clean + mean_from_xt * x
         divergence = normal_kl(true_mean, log_variance, mean, log_predicted)
         likelihood = -discretised_log_likelihood(clean, mean, 0.5 * log_predicted)
         first = (timesteps == 0)[:, None, None, None]
         return torch.where(first, likelihood, divergence).flatten(1).mean(1) / math.log(2)
-
-    def _pred_x0(self, x: Tensor, output: Tensor, timesteps: Tensor) -> Tensor:
-        signal, sigma = self._at("sqrt_alpha_bar", timesteps), self._at("sqrt_one_minus_alpha_bar", timesteps)
-        if self.prediction_type == "epsilon":
-            return (x - sigma * output) / signal
-        return output if self.prediction_type == "sample" else signal * x - sigma * output
 
 
 def normal_kl(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=Path("weights/avatars"))
     parser.add_argument("--images", type=int, default=512, help="test images to filter")
     parser.add_argument("--respacing", type=int, default=50)
-    parser.add_argument("--steps", type=int, nargs="+", default=[3, 5, 8])
+    parser.add_argument("--steps", type=int, nargs="+", default=[3, 5, 8, 12])
     parser.add_argument("--samples", type=Path, default=Path("docs/images/avatars_samples.png"))
     options = parser.parse_args()
     classifier = ImageClassifier.from_pretrained(options.weights / "classifier")

@@ -2,8 +2,8 @@
 
 python -m benchmarks.occupancy
 
-Explains avatars with the preset `best`, by continuous batching, and computes what batches that wait for their last
-image would have needed.
+Explains avatars by sparse steps along the exact gradient (tau 5 of 50, mask 0.15, no repairs) with continuous batching,
+and computes what batches that wait for their last image would have needed.
 """
 
 from __future__ import annotations

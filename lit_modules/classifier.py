@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchvision.transforms.v2 import MixUp
 
+from ace.adversarial_training import PGDTraining
 from ace.classification import ClassificationLoss, balanced_weights, check_labels
 from ace.metrics.classification import class_probabilities, classification_metrics
 from ace.models.classifiers import CHECKPOINT_KEY, ImageClassifier
 from ace.models.normalised import Task
 from ace.models.pretrained import default_normalisation, exported_config
 from ace.noise import generator
-from lit_modules.adversarial import PGDTraining
 from lit_modules.training import TrainingModule
 
 
@@ -34,9 +34,10 @@ class LitClassifier(TrainingModule):
         options: further arguments of the network's constructor.
         task: ``multiclass`` for class indices, ``binary`` for class indices 0 and 1 and a single logit, ``multilabel``
             for 0/1 attribute vectors.
-        pretrained: what the weights start from: a state dict (.pt, .pth or .safetensors), the folder of an exported
-            classifier, or the name of torchvision's weights for the architecture (``DEFAULT``, ``IMAGENET1K_V2``),
-            which are downloaded. The last layer stays new if it has another number of classes.
+        pretrained: what the weights start from: a state dict (.pt, .pth or .safetensors), alone or in a training
+            checkpoint, the folder of an exported classifier, or the name of torchvision's weights for the architecture
+            (``DEFAULT``, ``IMAGENET1K_V2``), which are downloaded. The last layer stays new if it has another number
+            of classes.
         mean: per-channel normalisation of [0, 1] images; by default 0.5, and with torchvision's weights or an exported
             classifier's what they were trained with. A file of ImageNet weights needs [0.485, 0.456, 0.406].
         std: the same; a file of ImageNet weights needs [0.229, 0.224, 0.225].

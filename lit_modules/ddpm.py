@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 from ace.diffusion_loss import DiffusionLoss
 from ace.models.unet import load_diffusion
 from ace.noise import generator
+from ace.parametrisation import check_channels
 from ace.preflight import check_unet
 from lit_modules.training import TrainingModule
 
@@ -74,7 +75,7 @@ class LitDDPM(TrainingModule):
         if pretrained is not None and pretrained.endswith(".ckpt"):
             _load_checkpoint(unet, Path(pretrained))
         self.loss = DiffusionLoss(scheduler, weighting, gamma)
-        self.loss.check(unet)
+        check_channels(unet, scheduler)
         if focus is not None and not 1 <= focus <= self.loss.steps:
             raise ValueError(f"focus must be a timestep from 1 to {self.loss.steps}, got {focus}")
         self.focus = focus

@@ -1,6 +1,7 @@
 """Every command of the README and of docs/ runs as it stands there, on less work and in temporary folders."""
 
 import importlib
+import json
 import re
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ from PIL import Image
 import explain
 import train
 from ace.models import convert
+from ace.models.unet import load_diffusion
 from datamodules import AvatarsDataModule
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +30,10 @@ class Net(nn.Sequential):
     def __init__(self):
         super().__init__(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 2))
 """
-PUBLISHED = "configs/celeba/"  # its data and weights are not here
+PUBLISHED = "configs/celeba/e"  # explain and evaluate: its data and weights are not here
+LARGE = "configs/celeba/ddpm.yaml"  # on one's own images
+FEW_CHANNELS = ["--model.unet.block_out_channels", "[8, 8, 8, 8, 8]", "--model.unet.norm_num_groups", "4"]
+FEW_CHANNELS += ["--model.unet.attn_norm_num_groups", "4", "--model.unet.layers_per_block", "1"]
 QUICK = ["--data.num_images", "2", "--model.slots", "2", "--model.attack.iterations", "1", "--model.steps", "1"]
 
 
@@ -54,16 +59,20 @@ def workplace(tmp_path_factory):
 def run(command, workplace):
     work, root = workplace
     _, script, *args = shlex.split(command)
-    own = {"ROOT": str(root), "FILE": str(root / "labels.csv"), "weights/own/classifier": str(work / "own/classifier")}
+    own = {"ROOT": str(root), "FILE": str(root / "labels.csv"), "outputs/own/explain": str(work / "digits")}
+    own |= {f"weights/own/{name}": str(work / "own" / name) for name in ("classifier", "second")}
     args = [own.get(arg, arg) for arg in args]
     args = [re.sub(r"^(outputs/[\w.-]+)$", lambda match: str(work / match[1]), arg) for arg in args]
     if script == "train.py":
-        kind = "classifier" if "/classifier.yaml" in command else "ddpm"
+        kind = "classifier" if "/classifier.yaml" in command else "photographs" if LARGE in command else "ddpm"
         less = ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "1", "--data.batch_size", "2"]
-        less += ["--output_dir", str(work / kind), "--trainer.callbacks.folder", str(work / "own" / kind)]
+        less += ["--output_dir", str(work / kind), *(FEW_CHANNELS if LARGE in command else [])]
+        less += ["--trainer.callbacks.folder", str(work / "own" / ("second" if "second" in command else kind))]
         less += ["--data.num_workers", "0", *(["--data.split_column", "split"] if "--data.csv" in args else [])]
         more = next((place for place, arg in enumerate(args) if "callbacks+=" in arg), len(args))
         args[more:more] = less  # what follows is of another callback
+    elif "evaluate" in args and "image_folder" in command:
+        args += ["--networks.second_classifier", own["weights/own/second"]]
     elif "calibrate" in args:
         args += ["--images", "1", "--search_images", "1", "--taus", "[1]", "--budget", "0.001", "--model.slots", "1"]
         args += ["--data.cache_dir", str(work / "avatars"), "--output_dir", str(work / "explain")]
@@ -92,6 +101,8 @@ def test_python_commands(workplace, monkeypatch):
     assert (work / "outputs" / "demo" / "compare.html").is_file()
     assert (work / "outputs" / "figure.pdf").is_file()
     assert (work / "outputs" / "calibrated.png").is_file()
+    assert "non_adversarial_flip_rate" in json.loads((work / "digits" / "metrics.json").read_text())["metrics"]
+    assert load_diffusion(work / "own" / "photographs")[0].config.sample_size == 128
 
 
 def test_a_classifier_of_the_users_own_is_explained(ddpm_folder, workplace, tmp_path, monkeypatch):

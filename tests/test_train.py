@@ -104,6 +104,22 @@ def test_an_exported_classifier_is_tested_from_its_folder(arguments):
         assert tested["test/loss"].item() == pytest.approx(expected, rel=1e-3), place
 
 
+def test_a_diffusion_model_is_tested_with_its_averaged_weights_from_the_checkpoint_as_from_the_export(arguments):
+    export = {"class_path": "callbacks.ExportModel", "init_args": {"folder": "weights/new"}}
+    quick = ("--model.lr=0.03", "--model.warmup_steps=0", "--trainer.max_steps=4", "--trainer.limit_val_batches=0")
+    cli = train.main(arguments("fit", DDPM, f"--trainer.callbacks={['callbacks.EMAWithWarmup', export]}", *quick))
+    last = Path(cli.trainer.default_root_dir, "checkpoints/last.ckpt")
+    state = torch.load(last, weights_only=True)
+    torch.save(state | {"state_dict": state["current_model_state"]}, "raw.ckpt")
+
+    def loss(option):
+        return train.main(arguments("test", DDPM, option)).trainer.callback_metrics["test/loss"].item()
+
+    averaged = loss("--ckpt_path=last")
+    assert loss("--model.pretrained=weights/new") == pytest.approx(averaged, rel=1e-6)
+    assert loss("--ckpt_path=raw.ckpt") != pytest.approx(averaged, rel=1e-4)
+
+
 @pytest.mark.parametrize("command", ["validate", "test"])
 @pytest.mark.parametrize("settings", [CLASSIFIER, DDPM])
 def test_a_network_without_weights_is_not_measured(command, settings, arguments):
@@ -216,7 +232,7 @@ def test_two_processes_train_together_and_export_once(arguments, tmp_path):
     (tmp_path / "counting.py").write_text(COUNTING)
     command = arguments(
         "fit", CLASSIFIER, "--model=counting.CountingClassifier", "--trainer.devices=2", "--trainer.strategy=ddp",
-        "--data.batch_size=4", "--data.val_size=13",
+        "--data.batch_size=4", "--data.val_size=9",  # 5 and 4 images: two batches and one
     )  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     done = subprocess.run(
@@ -230,7 +246,7 @@ def test_two_processes_train_together_and_export_once(arguments, tmp_path):
 
     [logged] = (tmp_path / "outputs").rglob("metrics.csv")
     together = {k: float(v) for row in csv.DictReader(logged.open()) for k, v in row.items() if v and k[:4] == "val/"}
-    single = train.main(arguments("validate", CLASSIFIER, "--ckpt_path=last", "--data.val_size=13"))
+    single = train.main(arguments("validate", CLASSIFIER, "--ckpt_path=last", "--data.val_size=9"))
     alone = {name: value.item() for name, value in single.trainer.callback_metrics.items()}
     assert together == pytest.approx(alone, rel=1e-5), "every image once, in one process or two"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torchvision.models import get_model, list_models
 from ace.models.identity import file_hash, folder_hash
 from ace.models.normalised import NormalisedClassifier, Task
 from ace.models.pretrained import AUXILIARY_HEADS, CONFIG_NAME, WEIGHTS_NAME, pretrained_state
+from ace.models.weight_files import first_few
 
 CHECKPOINT_KEY = "image_classifier"  # under which a training checkpoint keeps the constructor's arguments
 
@@ -107,7 +107,7 @@ class ImageClassifier(NormalisedClassifier):
             "of another shape": reshaped - self._last_layer(),
         }
         if any(misfits.values()):
-            problems = "; ".join(f"{kind}: {_some(names)}" for kind, names in misfits.items() if names)
+            problems = "; ".join(f"{kind}: {first_few(names)}" for kind, names in misfits.items() if names)
             raise ValueError(
                 f"the weights {pretrained!r} do not fit the network {self.architecture!r} ({problems}): give weights "
                 "of this architecture, or the options that they were trained with"
@@ -192,9 +192,3 @@ class ImageClassifier(NormalisedClassifier):
             ) from error
         classifier.identity = file_hash(path)
         return classifier.eval().requires_grad_(False)
-
-
-def _some(names: Collection[str]) -> str:
-    """The first names, and how many there are."""
-    first = ", ".join(sorted(names)[:3])
-    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 import torchvision
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
+
+from ace.models.weight_files import read_tensors
 
 CONFIG_NAME = "config.json"  # the two files of an exported classifier
 WEIGHTS_NAME = "model.safetensors"
@@ -72,8 +73,8 @@ def pretrained_state(architecture: str, pretrained: str) -> Mapping[str, Tensor]
 
     Args:
         architecture: see `ace.models.classifiers.build_network`.
-        pretrained: a .pt, .pth or .safetensors file, never unpickled beyond tensors; or the folder of an exported
-            classifier; or a name like ``DEFAULT`` or ``IMAGENET1K_V2``, whose file torchvision downloads.
+        pretrained: a .pt, .pth or .safetensors file, see `ace.models.weight_files.read_tensors`; or the folder of an
+            exported classifier; or a name like ``DEFAULT`` or ``IMAGENET1K_V2``, whose file torchvision downloads.
 
     Raises:
         FileNotFoundError: neither such a file nor such weights.
@@ -88,7 +89,7 @@ def pretrained_state(architecture: str, pretrained: str) -> Mapping[str, Tensor]
             f"no weights at {pretrained!r}: give a state dict (.pt, .pth or .safetensors), the folder of an exported "
             f"classifier, or the name of torchvision's weights for {architecture} ({', '.join(known) or 'it has none'})"
         )
-    return _read(str(file))
+    return read_tensors(file)
 
 
 def known_weights(architecture: str) -> Mapping[str, WeightsEnum]:
@@ -101,19 +102,6 @@ def known_weights(architecture: str) -> Mapping[str, WeightsEnum]:
 def _weight_file(pretrained: str) -> Path:
     path = Path(pretrained)
     return path / WEIGHTS_NAME if path.is_dir() else path
-
-
-def _read(path: str) -> Mapping[str, Tensor]:
-    try:
-        state = load_file(path) if path.endswith(".safetensors") else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # pickle, zipfile, safetensors and torch each raise their own kinds
-        raise ValueError(
-            f"cannot read the weights {path!r}: the file is damaged, or holds more than tensors, which is never "
-            "unpickled; copy it again, or save the network's `state_dict()` alone"
-        ) from error
-    if not (isinstance(state, Mapping) and all(isinstance(tensor, Tensor) for tensor in state.values())):
-        raise ValueError(f"{path!r} is no state dict of tensors: save the network's `state_dict()` alone")
-    return state
 
 
 def pretrained_network(architecture: str, weights: WeightsEnum) -> nn.Module:

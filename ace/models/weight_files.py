@@ -66,7 +66,7 @@ def fit(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
         "of another shape": {name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape},
     }
     if any(misfits.values()):
-        problems = "; ".join(f"{kind}: {_some(names)}" for kind, names in misfits.items() if names)
+        problems = "; ".join(f"{kind}: {first_few(names)}" for kind, names in misfits.items() if names)
         raise ValueError(
             f"the weights {str(path)!r} are not those of this network ({problems}): give the published file"
         )
@@ -74,7 +74,7 @@ def fit(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     network.load_state_dict(state, assign=True)
 
 
-def _some(names: Collection[str]) -> str:
+def first_few(names: Collection[str]) -> str:
     """The first names, and how many there are."""
     first = ", ".join(sorted(names)[:3])
     return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"

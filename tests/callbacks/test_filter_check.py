@@ -1,8 +1,10 @@
 import copy
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from diffusers import DDPMScheduler
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
@@ -17,6 +19,7 @@ from callbacks import FilterCheck
 from datamodules.base import ImageDataModule
 from lit_modules import LitClassifier, LitDDPM
 
+ROOT = Path(__file__).parents[2]
 SIZE = 16
 NAMES = ["round", "red", "big"]
 
@@ -110,6 +113,14 @@ def test_the_agreement_equals_a_computation_image_by_image(
         same = survivals(model.unet, model.scheduler, ImageClassifier.from_pretrained(folder), samples, steps, 25)
         assert metrics[f"val/filter_agreement_tau{steps}"] == pytest.approx(same.mean().item(), abs=1e-6)
         assert 0 < same.mean() < 1, "the test tells nothing"
+
+
+def test_it_measures_as_far_as_the_presets_noise():
+    furthest = max(yaml.safe_load(path.read_text())["model"]["steps"] for path in ROOT.glob("configs/presets/*.yaml"))
+    callbacks = yaml.safe_load((ROOT / "configs/avatars/ddpm.yaml").read_text())["trainer"]["callbacks"]
+    [avatars] = [one["init_args"] for one in callbacks if one["class_path"] == "callbacks.FilterCheck"]
+    for check in (FilterCheck("classifier"), FilterCheck(**avatars)):
+        assert max(check.steps) / check.respacing == furthest
 
 
 def test_one_step_of_an_untrained_model_equals_a_computation_by_hand(make_classifier, module, make_trainer):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from ace.adversarial_training import PGDTraining
 from lit_modules import LitClassifier
-from lit_modules.adversarial import PGDTraining
 
 OPTIONS = {"growth_rate": 4, "block_config": [1, 1], "num_init_features": 8}
 NAMES = {"multilabel": ["red", "green"], "multiclass": ["dark", "middle", "light"], "binary": ["dark", "light"]}

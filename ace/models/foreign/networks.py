@@ -15,7 +15,7 @@ from ace.models.classifiers import build_network, network_class
 from ace.models.foreign.base import ONE, ZERO, ForeignClassifier, existing, kept_names, unchanged_randomness
 from ace.models.normalised import Task
 from ace.models.oracles import CELEBA_ATTRIBUTES
-from ace.models.pretrained import known_weights, pretrained_network
+from ace.models.pretrained import SHIFTED, default_normalisation, known_weights, pretrained_network
 from ace.models.weight_files import fit, read_tensors
 
 DECISIONS = {
@@ -99,14 +99,18 @@ class TorchvisionClassifier(ForeignClassifier):
             class_names = class_names or kept_names(names, outputs)
         missing = [n for n, v in (("class_names", class_names), ("mean", mean), ("std", std)) if v is None]
         if missing:
+            usual_mean, usual_std = map(list, default_normalisation(architecture, "DEFAULT"))
             raise ValueError(
                 f"the file {weights!r} does not say {', '.join(missing)}: give what the network was trained with (of "
-                "ImageNet weights mean [0.485, 0.456, 0.406] and std [0.229, 0.224, 0.225])"
+                f"torchvision's weights mean {usual_mean} and std {usual_std})"
             )
         with unchanged_randomness():
             if Path(weights).is_file():
                 state = read_tensors(Path(weights))
-                network = build_network(architecture, _classes_in(state, architecture))
+                # As torchvision builds these two with its weights: their input is then shifted inside.
+                own = {"transform_input": published is not None, "init_weights": False}
+                options = own if architecture in SHIFTED else {}
+                network = build_network(architecture, _classes_in(state, architecture), **options)
                 fit(network, state, Path(weights))
             else:
                 network = pretrained_network(architecture, published)

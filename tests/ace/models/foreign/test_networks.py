@@ -1,9 +1,12 @@
 """Networks from their class and a file of weights."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
-from torchvision.models import ResNet18_Weights, densenet121, resnet18
+from torchvision.models import ResNet18_Weights, densenet121, get_model, get_model_weights, resnet18
 
 from ace.decision import AttributeDecision, ClassDecision, decision_for
 from ace.models.foreign import DecisionDenseNet, ModuleClassifier, TorchvisionClassifier, load_classifier
@@ -95,6 +98,29 @@ def test_weights_under_their_published_name_bring_classes_and_normalisation(tmp_
     torch.testing.assert_close(classifier.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
     with pytest.raises(ValueError, match="from 0 to 999"):
         TorchvisionClassifier("resnet18", str(path), outputs=[1000])
+
+
+@pytest.mark.parametrize(("architecture", "size"), [("inception_v3", 75), ("googlenet", 32)])
+def test_published_weights_answer_alike_by_name_and_from_their_file(
+    architecture, size, random_tensors, shapes, tmp_path, monkeypatch
+):
+    """With its weights torchvision has these two shift their input."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = tmp_path / "hub" / "checkpoints" / Path(get_model_weights(architecture).DEFAULT.url).name
+    path.parent.mkdir(parents=True)  # where torchvision looks before it downloads
+    with torch.device("meta"):
+        network = get_model(architecture, weights=None, init_weights=False)
+    torch.save(random_tensors(shapes(network)), path)
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    by_name, by_file = (TorchvisionClassifier(architecture, weights)(images) for weights in ("DEFAULT", str(path)))
+    assert torch.equal(by_name, by_file)
+    renamed = path.rename(tmp_path / "own.pth")
+    with pytest.raises(ValueError, match=re.escape("of torchvision's weights mean [0.5, 0.5, 0.5]")):
+        TorchvisionClassifier(architecture, str(renamed))
+    own = TorchvisionClassifier(architecture, str(renamed), list(map(str, range(1000))), mean=HALF, std=HALF)
+    torch.testing.assert_close(own(images), by_name, rtol=1e-5, atol=1e-5)
+    own.mean += 0.01
+    assert not torch.allclose(own(images), by_name, rtol=1e-5, atol=1e-5), "it has to depend on the normalisation"
 
 
 def test_weights_of_torchvision_that_do_not_exist():

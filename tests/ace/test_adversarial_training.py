@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lit_modules.adversarial import PGDTraining
+from ace.adversarial_training import PGDTraining
 
 WEIGHTS = torch.tensor([[[[1.0, -2.0], [0.5, 0.0]]]])
 GREY = 1 / 255

@@ -1,0 +1,63 @@
+"""What the output of a diffusion model stands for: an estimate of the clean image, and perhaps a variance."""
+
+from __future__ import annotations
+
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
+
+
+def check_types(scheduler: DDPMScheduler) -> None:
+    """Refuse what nobody defines.
+
+    Raises:
+        ValueError: an unknown prediction or variance type.
+    """
+    for name, known in (("prediction_type", PREDICTION_TYPES), ("variance_type", VARIANCE_TYPES)):
+        if scheduler.config[name] not in known:
+            raise ValueError(f"unknown {name} {scheduler.config[name]!r}: use {', '.join(known)}")
+
+
+def learns_variance(scheduler: DDPMScheduler) -> bool:
+    """Whether the second half of the network's output channels is a variance."""
+    return scheduler.config.variance_type in ("learned", "learned_range")
+
+
+def check_channels(unet: nn.Module, scheduler: DDPMScheduler) -> None:
+    """Compare the network's output channels with what the schedule makes of them.
+
+    Raises:
+        ValueError: they are more or fewer.
+    """
+    expected = unet.config.in_channels * (2 if learns_variance(scheduler) else 1)
+    if unet.config.out_channels != expected:
+        raise ValueError(
+            f"variance_type {scheduler.config.variance_type!r} needs a UNet with {expected} output channels, "
+            f"this one has {unet.config.out_channels}"
+        )
+
+
+def estimated_x0(prediction_type: str, x: Tensor, output: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+    """The clean image, in [-1, 1] units and not clipped, that an output of the network means.
+
+    Args:
+        prediction_type: one of `PREDICTION_TYPES`.
+        x: the noisy image, shape (N, C, H, W).
+        output: of the network, without a variance; same shape.
+        signal, sigma: shares of the clean image and of the noise in ``x``; for each image, or one for all.
+    """
+    match prediction_type:
+        case "epsilon":
+            return (x - sigma * output) / signal
+        case "sample":
+            return output
+        case "v_prediction":
+            return signal * x - sigma * output
+
+
+def ranged_log_variance(output: Tensor, log_variance: Tensor, log_beta: Tensor) -> Tensor:
+    """The ``learned_range`` variance that an output in [-1, 1] means (Nichol and Dhariwal 2021, equation 15)."""
+    share = (output + 1) / 2
+    return share * log_beta + (1 - share) * log_variance
