@@ -20,7 +20,7 @@ from ace.attacks import Attack
 from ace.calibration import Budget, Calibration, Survival, largest_tau, questions, usual_taus
 from ace.diffusion_filter import filter_steps
 from ace.explainer import CounterfactualExplainer
-from ace.images import write_whole
+from ace.files import write_whole
 from ace.noise import generator
 from ace.objective import Distance
 from ace.refinement import Refinement

@@ -18,11 +18,12 @@ from lightning.pytorch.loggers import Logger
 from tqdm import tqdm
 
 from ace.evaluation import evaluate as evaluate_store
+from ace.files import WriteError
 from ace.images import from_uint8, load_png
 from ace.models.identity import folder_hash
 from ace.models.unet import local_folder
 from ace.preflight import UnfitNetworkError
-from ace.record import Record, WriteError, check_id
+from ace.record import Record, check_id
 from ace.report import write_comparison, write_figure, write_gallery, write_report
 from ace.run_lock import RunLock
 from ace.run_progress import RunProgress

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ace.files import writing
 from ace.images import load_png
-from ace.record import Record, writing
+from ace.record import Record
 from ace.report.change import heat_map
 from ace.report.names import run_names
 from ace.report.sheet import BAD, GOOD, GREY, Tile, draw_sheet, save_sheet

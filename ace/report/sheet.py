@@ -13,7 +13,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
 
-from ace.images import write_whole
+from ace.files import write_whole
 from ace.report.change import RAMP
 
 INK, GREY, EDGE, GOOD, BAD = "#1c1e21", "#5c636a", "#d5d8dc", "#16723a", "#b3261e"
