@@ -35,9 +35,7 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         remedy = _REMEDIES.get(error.errno, "mend what is wrong there")
         reason = error.strerror or str(error)
-        explained = WriteError(
-            f"{path} cannot be written ({reason}): {remedy}, then run the same command again to continue"
-        )
+        explained = WriteError(f"{path} cannot be written ({reason}): {remedy}, then run the same command again")
         explained.errno = error.errno
         raise explained from error
 

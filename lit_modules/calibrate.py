@@ -20,7 +20,7 @@ from ace.attacks import Attack
 from ace.calibration import Budget, Calibration, Survival, largest_tau, questions, usual_taus
 from ace.diffusion_filter import filter_steps
 from ace.explainer import CounterfactualExplainer
-from ace.files import write_whole
+from ace.files import write_whole, writing
 from ace.noise import generator
 from ace.objective import Distance
 from ace.refinement import Refinement
@@ -92,7 +92,8 @@ def calibrate(args: list[str]) -> Path:
     method, table = cli.plain_config(skip_none=False)["model"], Table()
 
     def keep(settings: Settings, *notes: str) -> None:
-        _write(out, overlay(method, settings), [f"  {command}", "", *notes, *table.lines])
+        comment = [f"  {command}", "", *notes, *table.lines]
+        one_sentence(lambda: _write(out, overlay(method, settings), comment))
 
     budget, device = one_sentence(lambda: Budget(options.budget)), cli.trainer.strategy.root_device
     cli.model.to(device)
@@ -113,7 +114,8 @@ def calibrate(args: list[str]) -> Path:
             )
         masks = _search("mask", MASK_NAMES, calibration.masks(choose(attacks).settings), table, keep)
     keep(choose(masks).settings)
-    plot = write_calibration(out.with_suffix(".png"), curve, options.share, tau, attacks, masks)
+    picture = out.with_suffix(".png")
+    plot = one_sentence(lambda: write_calibration(picture, curve, options.share, tau, attacks, masks))
     for name, text in (("settings", out), ("plot", plot), ("next", command)):
         print_line(name, str(text))
     return out
@@ -274,4 +276,5 @@ def _write(path: Path, model: dict[str, Any], comment: list[str]) -> None:
     title = "Settings that `explain.py calibrate` found."
     lines = [f"# {line}".rstrip() for line in (title, "", *comment)]
     settings = yaml.safe_dump({"model": model}, sort_keys=False, width=120, default_flow_style=None)
-    write_whole("\n".join([*lines, settings]).encode(), path)
+    with writing(path):
+        write_whole("\n".join([*lines, settings]).encode(), path)

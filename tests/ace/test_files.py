@@ -39,8 +39,7 @@ def test_an_error_of_the_system_names_the_file_and_the_remedy(number, remedy, tm
     with pytest.raises(WriteError) as error, writing(tmp_path / "outer"), writing(tmp_path / "file"):
         raise OSError(number, os.strerror(number))
     assert str(error.value) == (
-        f"{tmp_path / 'file'} cannot be written ({os.strerror(number)}): {remedy}, then run the same command again "
-        "to continue"
+        f"{tmp_path / 'file'} cannot be written ({os.strerror(number)}): {remedy}, then run the same command again"
     )
     assert error.value.errno == number
     assert isinstance(error.value, OSError)
