@@ -9,7 +9,7 @@ import re
 import string
 import sys
 import warnings
-from argparse import ArgumentTypeError
+from argparse import ArgumentError, ArgumentTypeError
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -31,6 +31,8 @@ from callbacks.wandb_run import remember_run, remembered_run
 from lit_modules.counterfactual import UNPLANNED
 
 TIMEOUT = timedelta(days=7)
+# What is wrong with the user's input; the third is how jsonargparse tells of a class that cannot be made.
+INPUT_ERRORS = (ValueError, TypeError, ArgumentError, OSError)
 
 
 class OutputCLI(LightningCLI):
@@ -234,7 +236,7 @@ def one_sentence(set_up: Callable[[], Any]) -> Any:
     """Run a set-up function; what is wrong with the user's input ends the program with its sentence alone."""
     try:
         return set_up()
-    except (ValueError, TypeError, OSError, RunLockedError) as error:
+    except (*INPUT_ERRORS, RunLockedError) as error:
         sys.exit(f"error: {sentence(error)}")
 
 
