@@ -181,9 +181,7 @@ def _set_up(args: list[str]) -> tuple[CalibrateCLI, Options, Path]:
         filter_steps(tau, len(cli.model.diffusion_filter.timesteps))
     start_settings(cli.model, cli.plain_config(skip_none=False)["model"])
     cli.datamodule.predict_split, cli.datamodule.num_images = options.split, None
-    cli.datamodule.predict_ids()  # refuses an empty split
     check_fit(cli)
-    cli.model.check_earlier_runs(cli.datamodule)
     folder = Path(cli.config.output_dir)
     out = folder.with_name(f"{folder.name}-calibrated.yaml") if options.out is None else Path(options.out)
     if out.suffix not in (".yaml", ".yml"):
@@ -209,7 +207,8 @@ def _queries(cli: CalibrateCLI, options: Options, device: torch.device) -> list[
     for batch in DataLoader(readable, batch_size=model.explainer.slots, collate_fn=collate_readable):
         if batch["id"]:
             images, labels = batch["image"].to(device), model.labels(batch, data)
-            queries += questions(model.explainer, images, labels, batch["id"], model.allowed(images, batch["id"]))
+            allowed = model.earlier.allowed(images, batch["id"])
+            queries += questions(model.explainer, images, labels, batch["id"], allowed)
         if len(queries) >= options.images:
             break
     return queries[: options.images]

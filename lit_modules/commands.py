@@ -180,7 +180,6 @@ def _set_up(args: list[str]) -> tuple[ExplainCLI, list[str]]:
         repeated = len(ids) - len(set(ids))
         raise ValueError(f"{repeated} ids of {type(data).__name__} are not unique: every image needs its own")
     check_fit(cli)
-    cli.model.check_earlier_runs(data)
     return cli, ids
 
 
@@ -208,7 +207,7 @@ def _settings(config: dict[str, Any], model: LitCounterfactual, precision: str) 
         },
         "model": {name: value for name, value in method.items() if name not in ELSEWHERE}
         | {"steps": model.diffusion_filter.steps},  # a count, also where a fraction was given
-        "earlier": {name: [_content(run) for run in getattr(model, name)] for name in ("avoid", "repel")},
+        "earlier": {name: [_content(run) for run in getattr(model.earlier, name)] for name in ("avoid", "repel")},
         "data": {
             "class_path": data["class_path"],
             **{name: value for name, value in data["init_args"].items() if name not in LOADING_ARGUMENTS},
@@ -248,7 +247,7 @@ def _stored_query(store: RunStore, record: Record, model: LitCounterfactual) -> 
         from_uint8(load_png(store.image_path(kind, record.id))).to(model.device)
         for kind in ("original", "pre_explanation")
     )
-    allowed = model.allowed(image[None], [record.id])
+    allowed = model.earlier.allowed(image[None], [record.id])
     return Query(
         record.id,
         image,

@@ -50,14 +50,15 @@ def make_cli(
 
 
 def check_fit(cli: ExplainCLI) -> None:
-    """Check that the networks take the images.
+    """Check that the networks take the images, and that earlier runs know them.
 
     Raises:
-        ValueError: they do not, see `check_networks`.
+        ValueError: they do not, see `check_networks` and `EarlierRuns.check`.
     """
-    size = cli.datamodule.image_size
+    data, size = cli.datamodule, cli.datamodule.image_size
     height, width = (size, size) if isinstance(size, int) else size
-    check_networks(cli.model.explainer, cli.datamodule.channels, height, width)
+    check_networks(cli.model.explainer, data.channels, height, width)
+    cli.model.earlier.check(data.predict_ids(), height, width)
 
 
 def _check_trainer(trainer: Trainer, config: dict[str, Any]) -> None:

@@ -6,9 +6,8 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
-from ace.attacks import PGD, ProximalGradient
+from ace.attacks import PGD
 from ace.decision import AttributeDecision, BinaryDecision, ClassDecision, decision_for
-from ace.objective import Distance
 from ace.refinement import Refinement
 from ace.run_store import RunStore
 from callbacks.counterfactual_writer import write_explanation
@@ -263,20 +262,7 @@ def test_what_an_earlier_run_repainted_stays_as_it_is(classifier_folder, ddpm_fo
         explain(avoid=[str(tmp_path / "nowhere")])
 
 
-def test_what_an_earlier_run_changed_counts_less(classifier_folder, ddpm_folder, loader, tmp_path):
-    networks = (str(classifier_folder), str(ddpm_folder), "smiling")
-    options = {"attack": ProximalGradient(1, 51.0), "distance": Distance(l1=0), "steps": 2, "slots": 2}
-    batches = trainer(tmp_path, inference_mode=False).predict(LitCounterfactual(*networks, **options), loader)
-    id = loader.dataset.ids[0]  # the other images were not explained in the run
-    (first,) = [explanation for batch in batches for explanation in batch if explanation.id == id]
-    store = RunStore.create(tmp_path / "first", {}, {})
-    write_explanation(store, first, seed=0)
-    repelled = LitCounterfactual(*networks, **options, repel=[str(store.folder)])
-    images = torch.stack([first.original, first.original])
-    weights = repelled.allowed(images, [id, "another"])
-    change = (first.counterfactual - first.original).abs().sum(0)
-    assert torch.allclose(weights[0, 0], 1 - 0.99 * change / change.max())
-    assert (weights[1] == 1).all()
-    assert weights.min() > 0, "every pixel may be repainted"
+def test_earlier_runs_do_not_repel_sign_steps(make, tmp_path):
+    RunStore.create(tmp_path / "first", {}, {})
     with pytest.raises(ValueError, match=r"sign steps take no weights: use ace\.ProximalGradient"):
-        LitCounterfactual(*networks, attack=PGD(1), repel=[str(store.folder)])
+        make(repel=[str(tmp_path / "first")])
