@@ -96,7 +96,7 @@ def calibrate(args: list[str]) -> Path:
         one_sentence(lambda: _write(out, overlay(method, settings), comment))
 
     budget, device = one_sentence(lambda: Budget(options.budget)), cli.trainer.strategy.root_device
-    cli.model.to(device)
+    cli.model.place(device)
     with cli.trainer.precision_plugin.forward_context():
         queries, make = one_sentence(lambda: _queries(cli, options, device)), _factory(cli.model, method)
         table.add(f"{len(queries)} images of {options.split} that have a target")

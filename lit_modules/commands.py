@@ -133,7 +133,7 @@ def figure(
 
 def _refine(source: RunStore, target: RunStore, model: LitCounterfactual) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    explainer = model.to(device).explainer
+    explainer = model.place(device).explainer
     finished = target.finished_ids()
     todo = [record for record in source.records() if record.id not in finished]
     for record in todo:

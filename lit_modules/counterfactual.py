@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jsonargparse import lazy_instance
@@ -144,8 +144,14 @@ class LitCounterfactual(LightningModule):
             self.trainer.datamodule.batch_size = plan.slots
 
     def on_predict_start(self) -> None:
-        if self.device.type == "cuda":  # on a CPU the usual layout is the faster one, see docs/speed.md
+        self.place(self.device)
+
+    def place(self, device: torch.device) -> Self:
+        """Move the networks to a device, in the memory layout that is the fastest there; results round with it."""
+        self.to(device)
+        if device.type == "cuda":  # on a CPU it is the usual one, see docs/speed.md
             self.diffusion_filter.unet.to(memory_format=torch.channels_last)
+        return self
 
     def _plan(self, slots: int | None) -> MemoryPlan:
         """The same in every process: of the memory counts the least that one of them has.
@@ -159,7 +165,7 @@ class LitCounterfactual(LightningModule):
             raise ValueError("the diffusion model does not tell the size of its images: give slots and segments")
         height, width = (size, size) if isinstance(size, int) else size
         device = trainer.strategy.root_device
-        self.to(device)  # as Lightning is going to do
+        self.place(device)  # as the run is going to do
         with trainer.precision_plugin.predict_step_context():
             # An exported program may take one image alone.
             images = torch.full((1 if slots == 1 else 2, channels, height, width), 0.5, device=device)
