@@ -30,10 +30,10 @@ from ace.slots import Query
 from datamodules.base import Split
 from datamodules.loading import ReadableDataset, collate_readable
 from lit_modules.calibration_table import NOT_REACHED, ORDER, OUTCOME_NAMES, Table
-from lit_modules.cli import ExplainCLI, one_sentence
+from lit_modules.cli import one_sentence
 from lit_modules.counterfactual import LitCounterfactual
 from lit_modules.metric_table import print_line
-from lit_modules.set_up import check_fit, make_cli
+from lit_modules.set_up import ExplainCLI, check_fit, make_cli
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,10 @@ from callbacks.run_estimate import RunEstimate
 from callbacks.stop_run import StopRun
 from callbacks.wandb_run import remember_run
 from datamodules.base import LOADING_ARGUMENTS
-from lit_modules.cli import ExplainCLI, one_sentence
+from lit_modules.cli import one_sentence
 from lit_modules.closing_summary import print_paths, print_summary
 from lit_modules.counterfactual import MEMORY_ARGUMENTS, LitCounterfactual
-from lit_modules.set_up import check_fit, make_cli
+from lit_modules.set_up import ExplainCLI, check_fit, make_cli
 
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 # What stands in the settings by its content instead, or not at all.
