@@ -70,8 +70,9 @@ def generate(args: list[str]) -> RunStore | None:
         remember_run(trainer.loggers, store.folder)
         _predict(cli)
         if trainer.is_global_zero:
-            _finish(store, trainer.loggers, cli.config.examples)
-            _check_failures(store, cli.config.max_failures)
+            if store.finished_ids():
+                _finish(store, trainer.loggers, cli.config.examples)
+            _check_outcome(store, todo, cli.config.max_failures)
     return store
 
 
@@ -267,7 +268,7 @@ def _stored_query(store: RunStore, record: Record, model: LitCounterfactual) -> 
 
 
 def _finish(store: RunStore, loggers: Sequence[Logger] = (), examples: int = 0) -> None:
-    """Merge, measure and show a run whose images are all done."""
+    """Merge, measure and show what is done of a run."""
     metrics = evaluate_store(store)
     paths = [write_gallery(store)] if any(record.explained for record in store.records()) else []
     paths.append(write_report(store))
@@ -275,9 +276,14 @@ def _finish(store: RunStore, loggers: Sequence[Logger] = (), examples: int = 0) 
     print_summary(store, metrics, paths)
 
 
-def _check_failures(store: RunStore, most: int) -> None:
-    """End with an error if too many images have failed; everything is written nevertheless."""
+def _check_outcome(store: RunStore, ids: list[str], max_failures: int) -> None:
+    """End with an error if images are missing, or too many have failed; everything is written nevertheless."""
+    errors = []
+    if missing := len(set(ids) - store.finished_ids()):
+        errors.append(f"{missing} of {len(ids)} images have no record: the same command again explains them")
     failed = Counter(record.status for record in store.records() if record.status.startswith("failed"))
-    if failed.total() > most:
+    if failed.total() > max_failures:
         causes = "; ".join(f"{count} {status}" for status, count in failed.most_common(3))
-        sys.exit(f"error: {failed.total()} images failed, more than max_failures={most} ({causes})")
+        errors.append(f"{failed.total()} images failed, more than max_failures={max_failures} ({causes})")
+    if errors:
+        sys.exit(f"error: {', and '.join(errors)}")

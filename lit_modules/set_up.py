@@ -119,6 +119,12 @@ def _check_trainer(trainer: Trainer, config: dict[str, Any]) -> None:
             f"trainer.precision is {trainer.precision}: use one of {', '.join(PRECISIONS)} "
             "(without float32 the update and the masks are not exact)"
         )
+    limit = trainer.limit_predict_batches
+    if isinstance(limit, int) or limit < 1:  # a number of batches, or a share of them
+        raise ValueError(
+            f"trainer.limit_predict_batches is {limit}, as after fast_dev_run, and would leave images out without a "
+            "record: leave it out, and explain fewer images by --data.num_images"
+        )
 
 
 def _join_paths(args: list[str]) -> list[str]:

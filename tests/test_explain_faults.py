@@ -22,6 +22,7 @@ import explain
 from ace.images import from_uint8, load_png
 from ace.models.classifiers import ImageClassifier
 from ace.slots import SlotPool
+from lit_modules.counterfactual import LitCounterfactual
 from tests.conftest import pictures, records
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -301,6 +302,31 @@ def test_a_run_of_which_only_failing_images_are_left_ends(undisturbed, command, 
     assert FAILED in refusal(capsys, command(folder, num_images=3))
     assert records(folder)[id]["status"] == FAILED
     assert len(records(folder)) == 3
+
+
+# --- images that are lost
+
+
+@pytest.mark.parametrize("batches", [0, 1, 2])
+def test_images_without_a_record_are_told_by_the_exit_code(
+    batches, undisturbed, command, tmp_path, capsys, monkeypatch
+):
+    folder, step, left = tmp_path / "run", LitCounterfactual.predict_step, iter(range(batches))
+
+    def end_early(*arguments):
+        next(left)  # Lightning takes a StopIteration for the end of the data
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LitCounterfactual, "predict_step", end_early)
+        text = refusal(capsys, command(folder))
+    missing = SOME - 2 * batches
+    assert f"error: {missing} of {SOME} images have no record: the same command again explains them" in text
+    assert len(records(folder)) == SOME - missing
+    measured = [json.loads(path.read_text())["n"] for path in folder.glob("metrics.json")]
+    assert measured == [SOME - missing] * (batches > 0), "what there is"
+    explain.main(command(folder))
+    assert_equal(folder, undisturbed, SOME)
 
 
 # --- a dry run
