@@ -152,11 +152,24 @@ def _refine(source: RunStore, target: RunStore, model: LitCounterfactual) -> Non
 
 
 def _predict(cli: ExplainCLI) -> None:
-    """Go through the images; what the first of them show about the networks ends the program with its sentence."""
+    """Go through the images; networks that the first of them show to be unfit, or too large, end the program."""
     try:
         cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
     except UnfitNetworkError as error:
         sys.exit(f"error: {error}")
+    except torch.OutOfMemoryError:
+        sys.exit(f"error: the memory is not enough: {_memory_remedies(cli.model)}")
+
+
+def _memory_remedies(model: LitCounterfactual) -> str:
+    """What helps where images cannot be explained one at a time: first what lets the run go on as it is."""
+    diffusion_filter = model.diffusion_filter
+    least = model.explainer.slots == 1 and diffusion_filter.segments == diffusion_filter.steps
+    smaller = "" if least else f", or give --model.slots 1 --model.segments {diffusion_filter.steps}"
+    return (
+        f"free some{smaller}, and the same command goes on with what is left to do; a run in another --output_dir "
+        "needs less with --trainer.precision bf16-mixed, on a GPU, or a smaller --data.image_size"
+    )
 
 
 @contextmanager
