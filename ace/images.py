@@ -1,14 +1,14 @@
-"""The one conversion between float images and 8-bit images, and PNG files that appear whole."""
+"""The one conversion between float images and 8-bit images, and their PNG files."""
 
-import errno
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from ace.files import write_whole
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
@@ -105,37 +105,6 @@ def load_png(path: str | Path) -> np.ndarray:
         grey = image.mode in ("1", "L")
         array = np.asarray(image.convert("L" if grey else "RGB"))
     return array[..., None] if grey else array
-
-
-def write_whole(data: bytes, path: str | Path) -> None:
-    """Write a file under a temporary name in its own folder, flush it to the disk, and rename it.
-
-    The temporary name is always the same, so what an interrupted write leaves goes when the file is redone.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)  # made anew: a link of this name would be followed
-    with temporary.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk: until then a power cut can undo a renaming or a new file."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # not every file system can
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _levels(images: Tensor) -> Tensor:

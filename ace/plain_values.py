@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ace.images import write_whole
-from ace.record import writing
+from ace.files import write_whole, writing
 
 
 def plain(value: Any, key: str) -> Any:

@@ -1,6 +1,5 @@
 """What is known of one finished image, and the files that keep it, one JSON line a record."""
 
-import errno
 import io
 import json
 import math
@@ -8,27 +7,18 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from ace.images import sync_folder
+from ace.files import sync_folder
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ID_LENGTH = 200
 _STATUS = re.compile(r"flipped|not_flipped|(skipped|failed): .+", re.DOTALL)
 _PLAIN = (str, int, float, type(None))
-_REMEDIES = {
-    errno.ENOSPC: "free space on this disk",
-    errno.EDQUOT: "free space in your quota",
-    errno.EFBIG: "raise the limit of file sizes, see ulimit -f",
-    errno.ELOOP: "remove it, it is a link",
-    errno.EROFS: "make the folder writable",
-    errno.EACCES: "make the folder writable",
-    errno.EPERM: "make the folder writable",
-}
 
 
 def check_id(id: str) -> str:
@@ -44,20 +34,6 @@ def check_id(id: str) -> str:
             "beginning with a letter or digit, without '..'"
         )
     return id
-
-
-def check_inside(path: Path, folder: Path) -> None:
-    """Refuse a path that leads out of the run folder by a link.
-
-    Raises:
-        ValueError: it does.
-    """
-    target = path.resolve()
-    if not target.is_relative_to(folder.resolve()):
-        raise ValueError(
-            f"{path} leads out of the run folder, to {target}: replace the link by what it stands for; "
-            "the run folder itself may be a link to another disk"
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,39 +124,6 @@ FIELDS = tuple(column.name for column in fields(Record))
 
 record_values = attrgetter(*FIELDS)
 """The values of a record, in the order of `FIELDS`."""
-
-
-class WriteError(OSError):
-    """A file of the run could not be written, and what to do about it."""
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Name the file and a remedy where the system refuses to write.
-
-    Raises:
-        WriteError: in place of any other `OSError` of the block, with its `errno`.
-    """
-    try:
-        yield
-    except WriteError:
-        raise
-    except OSError as error:
-        remedy = _REMEDIES.get(error.errno, "mend what is wrong there")
-        reason = error.strerror or str(error)
-        explained = WriteError(
-            f"{path} cannot be written ({reason}): {remedy}, then run the same command again to continue"
-        )
-        explained.errno = error.errno
-        raise explained from error
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, so that a power cut does not undo it."""
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
 
 
 def append_record(path: Path, record: Record, settings_hash: str) -> None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
-from ace.record import make_folder, writing
+from ace.files import make_folder, writing
 
 try:
     import fcntl

@@ -20,20 +20,18 @@ from typing import Any, Self
 import numpy as np
 import yaml
 
-from ace.images import save_png, write_whole
+from ace.files import check_inside, make_folder, write_whole, writing
+from ace.images import save_png
 from ace.plain_values import digest, flatten, plain, write_json
 from ace.record import (
     FIELDS,
     Record,
     append_record,
     check_id,
-    check_inside,
     cut_half_written,
-    make_folder,
     read_lines,
     read_records,
     record_values,
-    writing,
 )
 from ace.versions import versions
 

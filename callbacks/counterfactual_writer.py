@@ -13,8 +13,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from ace.explanation import Explanation
+from ace.files import WriteError
 from ace.images import to_uint8
-from ace.record import Record, WriteError
+from ace.record import Record
 from ace.run_store import RunStore
 
 PENDING = 64  # explanations that may wait for the disk: 0.7 MB each at 256x256

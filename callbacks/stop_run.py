@@ -23,7 +23,8 @@ class StopRun(Callback):
     """On SIGTERM or ctrl-C finish the iteration in hand, drop the images under way, and say how to go on.
 
     What is finished is written first. A second signal takes effect at once. The processes that this one has started
-    stop with it; one that has lost the process that started it stops too, lest it write beside the next run.
+    stop with it, and it with any of them that fails; one that has lost the process that started it stops too, lest it
+    write beside the next run.
 
     Args:
         writer: writes into the run folder.
@@ -33,9 +34,14 @@ class StopRun(Callback):
     def __init__(self, writer: CounterfactualWriter, total: int) -> None:
         self.writer, self.total = writer, total
         self._signals, self._parent = StopSignals(), os.getppid()
+        self._launched: list[subprocess.Popen] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._signals.install()
+        # Off the list that Lightning watches, which kills this process when one of them ends early, told or not.
+        watched = getattr(trainer.strategy.launcher, "procs", [])
+        self._launched = watched.copy()
+        watched.clear()
+        self._signals.install(relayed=trainer.world_size > 1 and not self._launched)
         pl_module.explainer.pool.listeners.append(lambda: self._stop_if_told(trainer))
 
     def on_predict_batch_start(
@@ -52,7 +58,9 @@ class StopRun(Callback):
             self._signals.restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._signals.restore()
+        """After a signal Lightning puts the handlers back: its own, which talks to the other processes, stays out."""
+        if not self._signals.received:
+            self._signals.restore()
 
     def _wait_for_others(self, trainer: Trainer) -> None:
         """Lightning's own barrier would be deaf to signals."""
@@ -65,19 +73,18 @@ class StopRun(Callback):
 
     def _stop_if_told(self, trainer: Trainer) -> None:
         orphaned = trainer.global_rank > 0 and os.getppid() != self._parent
-        if not self._signals.received and not orphaned:
+        failed = [process.returncode for process in self._launched if process.poll()]
+        if not (self._signals.received or orphaned or failed):
             return
-        _stop(getattr(trainer.strategy.launcher, "procs", []))
+        _stop(self._launched)
         self.writer.flush()
-        done = len(self.writer.store.finished_ids())
-        rank_zero_info(f"Stopped with {done} of {self.total} images done: the same command goes on from there.")
-        raise SystemExit(self._signals.exit_code)
+        done, told = len(self.writer.store.finished_ids()), self._signals.received or orphaned
+        why = "" if told else f", since another process has failed (exit code {failed[0]}),"
+        rank_zero_info(f"Stopped{why} with {done} of {self.total} images done: the same command goes on from there.")
+        raise SystemExit(self._signals.exit_code if told else 1)
 
 
-def _stop(launched: list[subprocess.Popen]) -> None:
-    """Stop processes, and take them off the list, over which Lightning kills this one when one of them has failed."""
-    processes = launched.copy()
-    launched.clear()
+def _stop(processes: list[subprocess.Popen]) -> None:
     for process in processes:
         process.send_signal(signal.SIGTERM)
     for process in processes:

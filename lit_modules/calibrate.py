@@ -20,7 +20,7 @@ from ace.attacks import Attack
 from ace.calibration import Budget, Calibration, Survival, largest_tau, questions, usual_taus
 from ace.diffusion_filter import filter_steps
 from ace.explainer import CounterfactualExplainer
-from ace.images import write_whole
+from ace.files import write_whole, writing
 from ace.noise import generator
 from ace.objective import Distance
 from ace.refinement import Refinement
@@ -30,10 +30,10 @@ from ace.slots import Query
 from datamodules.base import Split
 from datamodules.loading import ReadableDataset, collate_readable
 from lit_modules.calibration_table import NOT_REACHED, ORDER, OUTCOME_NAMES, Table
-from lit_modules.cli import ExplainCLI, one_sentence
+from lit_modules.cli import one_sentence
 from lit_modules.counterfactual import LitCounterfactual
 from lit_modules.metric_table import print_line
-from lit_modules.set_up import check_fit, make_cli
+from lit_modules.set_up import ExplainCLI, check_fit, make_cli
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,11 @@ def calibrate(args: list[str]) -> Path:
     method, table = cli.plain_config(skip_none=False)["model"], Table()
 
     def keep(settings: Settings, *notes: str) -> None:
-        _write(out, overlay(method, settings), [f"  {command}", "", *notes, *table.lines])
+        comment = [f"  {command}", "", *notes, *table.lines]
+        one_sentence(lambda: _write(out, overlay(method, settings), comment))
 
     budget, device = one_sentence(lambda: Budget(options.budget)), cli.trainer.strategy.root_device
-    cli.model.to(device)
+    cli.model.place(device)
     with cli.trainer.precision_plugin.forward_context():
         queries, make = one_sentence(lambda: _queries(cli, options, device)), _factory(cli.model, method)
         table.add(f"{len(queries)} images of {options.split} that have a target")
@@ -113,7 +114,8 @@ def calibrate(args: list[str]) -> Path:
             )
         masks = _search("mask", MASK_NAMES, calibration.masks(choose(attacks).settings), table, keep)
     keep(choose(masks).settings)
-    plot = write_calibration(out.with_suffix(".png"), curve, options.share, tau, attacks, masks)
+    picture = out.with_suffix(".png")
+    plot = one_sentence(lambda: write_calibration(picture, curve, options.share, tau, attacks, masks))
     for name, text in (("settings", out), ("plot", plot), ("next", command)):
         print_line(name, str(text))
     return out
@@ -179,9 +181,7 @@ def _set_up(args: list[str]) -> tuple[CalibrateCLI, Options, Path]:
         filter_steps(tau, len(cli.model.diffusion_filter.timesteps))
     start_settings(cli.model, cli.plain_config(skip_none=False)["model"])
     cli.datamodule.predict_split, cli.datamodule.num_images = options.split, None
-    cli.datamodule.predict_ids()  # refuses an empty split
     check_fit(cli)
-    cli.model.check_earlier_runs(cli.datamodule)
     folder = Path(cli.config.output_dir)
     out = folder.with_name(f"{folder.name}-calibrated.yaml") if options.out is None else Path(options.out)
     if out.suffix not in (".yaml", ".yml"):
@@ -207,7 +207,8 @@ def _queries(cli: CalibrateCLI, options: Options, device: torch.device) -> list[
     for batch in DataLoader(readable, batch_size=model.explainer.slots, collate_fn=collate_readable):
         if batch["id"]:
             images, labels = batch["image"].to(device), model.labels(batch, data)
-            queries += questions(model.explainer, images, labels, batch["id"], model.allowed(images, batch["id"]))
+            allowed = model.earlier.allowed(images, batch["id"])
+            queries += questions(model.explainer, images, labels, batch["id"], allowed)
         if len(queries) >= options.images:
             break
     return queries[: options.images]
@@ -274,4 +275,5 @@ def _write(path: Path, model: dict[str, Any], comment: list[str]) -> None:
     title = "Settings that `explain.py calibrate` found."
     lines = [f"# {line}".rstrip() for line in (title, "", *comment)]
     settings = yaml.safe_dump({"model": model}, sort_keys=False, width=120, default_flow_style=None)
-    write_whole("\n".join([*lines, settings]).encode(), path)
+    with writing(path):
+        write_whole("\n".join([*lines, settings]).encode(), path)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import string
 import sys
 import warnings
-from argparse import ArgumentTypeError
+from argparse import ArgumentError, ArgumentTypeError
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
-from jsonargparse.typing import NonNegativeInt
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -28,9 +24,9 @@ from ace.versions import versions
 from callbacks.last_checkpoint import LastCheckpoint, last_checkpoint
 from callbacks.wandb_mode import never_prompt
 from callbacks.wandb_run import remember_run, remembered_run
-from lit_modules.counterfactual import UNPLANNED
 
-TIMEOUT = timedelta(days=7)
+# What is wrong with the user's input; the third is how jsonargparse tells of a class that cannot be made.
+INPUT_ERRORS = (ValueError, TypeError, ArgumentError, OSError)
 
 
 class OutputCLI(LightningCLI):
@@ -166,58 +162,6 @@ def checkpoint_folder(output_dir: str) -> str:
     return str(Path(output_dir) / "checkpoints")
 
 
-class ExplainCLI(OutputCLI):
-    """Sets up everything for an explanation run, and runs nothing; a batch of data fills the slots."""
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        super().add_arguments_to_parser(parser)
-        parser.add_argument("--dry_run", action="store_true", help="Estimate time and memory, and write nothing.")
-        parser.add_argument(
-            "--max_failures", type=int, default=0, help="Exit with an error if more images than this have failed."
-        )
-        parser.add_argument(
-            "--examples",
-            type=NonNegativeInt,
-            default=64,
-            help="Most images in the table of examples in Weights & Biases.",
-        )
-        parser.link_arguments("model.slots", "data.init_args.batch_size", compute_fn=lambda slots: slots or UNPLANNED)
-
-    def before_instantiate_classes(self) -> None:
-        """Go on with the run folder's W&B run, and let processes wait for the slowest at the end.
-
-        Their shares differ by more than half an hour.
-        """
-        super().before_instantiate_classes()
-        self.go_on_with_wandb_run()
-        trainer = self.config.trainer
-        several = torch.cuda.device_count() > 1 if trainer.devices == "auto" else trainer.devices not in (1, "1")
-        several = several or trainer.num_nodes > 1
-        if trainer.strategy == "ddp" or (trainer.strategy == "auto" and several):
-            patience = {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"timeout": TIMEOUT}}
-            trainer.strategy = Namespace(patience)
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
-        with warnings.catch_warnings():  # `explain.py` has taken its command's name off the arguments on purpose
-            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-            super().parse_arguments(parser, None if args is None else join_paths(args))
-
-    def plain_config(self, skip_none: bool = True) -> dict[str, Any]:
-        """The resolved configuration in plain values; with ``skip_none`` without those that are null."""
-        return plain_config(self.parser, self.config, skip_none)
-
-
-def join_paths(args: list[str]) -> list[str]:
-    """Arguments with all that follows ``--data.paths`` as one list: the shell turns ``photos/*.jpg`` into many."""
-    if "--data.paths" not in args:
-        return args
-    first = args.index("--data.paths") + 1
-    last = next((place for place in range(first, len(args)) if args[place].startswith("--")), len(args))
-    if last - first < 2:
-        return args
-    return [*args[: first - 1], f"--data.paths={json.dumps(args[first:last])}", *args[last:]]
-
-
 def _quieten_lightning() -> None:
     """Leave out Lightning's advertisements and its warnings about its own code: the user can do nothing about them."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
@@ -234,7 +178,7 @@ def one_sentence(set_up: Callable[[], Any]) -> Any:
     """Run a set-up function; what is wrong with the user's input ends the program with its sentence alone."""
     try:
         return set_up()
-    except (ValueError, TypeError, OSError, RunLockedError) as error:
+    except (*INPUT_ERRORS, RunLockedError) as error:
         sys.exit(f"error: {sentence(error)}")
 
 

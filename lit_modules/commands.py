@@ -18,11 +18,12 @@ from lightning.pytorch.loggers import Logger
 from tqdm import tqdm
 
 from ace.evaluation import evaluate as evaluate_store
+from ace.files import WriteError
 from ace.images import from_uint8, load_png
 from ace.models.identity import folder_hash
 from ace.models.unet import local_folder
 from ace.preflight import UnfitNetworkError
-from ace.record import Record, WriteError, check_id
+from ace.record import Record, check_id
 from ace.report import write_comparison, write_figure, write_gallery, write_report
 from ace.run_lock import RunLock
 from ace.run_progress import RunProgress
@@ -36,10 +37,10 @@ from callbacks.run_estimate import RunEstimate
 from callbacks.stop_run import StopRun
 from callbacks.wandb_run import remember_run
 from datamodules.base import LOADING_ARGUMENTS
-from lit_modules.cli import ExplainCLI, one_sentence
+from lit_modules.cli import one_sentence
 from lit_modules.closing_summary import print_paths, print_summary
 from lit_modules.counterfactual import MEMORY_ARGUMENTS, LitCounterfactual
-from lit_modules.set_up import check_fit, make_cli
+from lit_modules.set_up import ExplainCLI, check_fit, make_cli
 
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 # What stands in the settings by its content instead, or not at all.
@@ -69,8 +70,9 @@ def generate(args: list[str]) -> RunStore | None:
         remember_run(trainer.loggers, store.folder)
         _predict(cli)
         if trainer.is_global_zero:
-            _finish(store, trainer.loggers, cli.config.examples)
-            _check_failures(store, cli.config.max_failures)
+            if store.finished_ids():
+                _finish(store, trainer.loggers, cli.config.examples)
+            _check_outcome(store, todo, cli.config.max_failures)
     return store
 
 
@@ -132,7 +134,7 @@ def figure(
 
 def _refine(source: RunStore, target: RunStore, model: LitCounterfactual) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    explainer = model.to(device).explainer
+    explainer = model.place(device).explainer
     finished = target.finished_ids()
     todo = [record for record in source.records() if record.id not in finished]
     for record in todo:
@@ -150,11 +152,24 @@ def _refine(source: RunStore, target: RunStore, model: LitCounterfactual) -> Non
 
 
 def _predict(cli: ExplainCLI) -> None:
-    """Go through the images; what the first of them show about the networks ends the program with its sentence."""
+    """Go through the images; networks that the first of them show to be unfit, or too large, end the program."""
     try:
         cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
     except UnfitNetworkError as error:
         sys.exit(f"error: {error}")
+    except torch.OutOfMemoryError:
+        sys.exit(f"error: the memory is not enough: {_memory_remedies(cli.model)}")
+
+
+def _memory_remedies(model: LitCounterfactual) -> str:
+    """What helps where images cannot be explained one at a time: first what lets the run go on as it is."""
+    diffusion_filter = model.diffusion_filter
+    least = model.explainer.slots == 1 and diffusion_filter.segments == diffusion_filter.steps
+    smaller = "" if least else f", or give --model.slots 1 --model.segments {diffusion_filter.steps}"
+    return (
+        f"free some{smaller}, and the same command goes on with what is left to do; a run in another --output_dir "
+        "needs less with --trainer.precision bf16-mixed, on a GPU, or a smaller --data.image_size"
+    )
 
 
 @contextmanager
@@ -179,7 +194,6 @@ def _set_up(args: list[str]) -> tuple[ExplainCLI, list[str]]:
         repeated = len(ids) - len(set(ids))
         raise ValueError(f"{repeated} ids of {type(data).__name__} are not unique: every image needs its own")
     check_fit(cli)
-    cli.model.check_earlier_runs(data)
     return cli, ids
 
 
@@ -207,7 +221,7 @@ def _settings(config: dict[str, Any], model: LitCounterfactual, precision: str) 
         },
         "model": {name: value for name, value in method.items() if name not in ELSEWHERE}
         | {"steps": model.diffusion_filter.steps},  # a count, also where a fraction was given
-        "earlier": {name: [_content(run) for run in getattr(model, name)] for name in ("avoid", "repel")},
+        "earlier": {name: [_content(run) for run in getattr(model.earlier, name)] for name in ("avoid", "repel")},
         "data": {
             "class_path": data["class_path"],
             **{name: value for name, value in data["init_args"].items() if name not in LOADING_ARGUMENTS},
@@ -247,7 +261,7 @@ def _stored_query(store: RunStore, record: Record, model: LitCounterfactual) -> 
         from_uint8(load_png(store.image_path(kind, record.id))).to(model.device)
         for kind in ("original", "pre_explanation")
     )
-    allowed = model.allowed(image[None], [record.id])
+    allowed = model.earlier.allowed(image[None], [record.id])
     return Query(
         record.id,
         image,
@@ -267,7 +281,7 @@ def _stored_query(store: RunStore, record: Record, model: LitCounterfactual) -> 
 
 
 def _finish(store: RunStore, loggers: Sequence[Logger] = (), examples: int = 0) -> None:
-    """Merge, measure and show a run whose images are all done."""
+    """Merge, measure and show what is done of a run."""
     metrics = evaluate_store(store)
     paths = [write_gallery(store)] if any(record.explained for record in store.records()) else []
     paths.append(write_report(store))
@@ -275,9 +289,14 @@ def _finish(store: RunStore, loggers: Sequence[Logger] = (), examples: int = 0) 
     print_summary(store, metrics, paths)
 
 
-def _check_failures(store: RunStore, most: int) -> None:
-    """End with an error if too many images have failed; everything is written nevertheless."""
+def _check_outcome(store: RunStore, ids: list[str], max_failures: int) -> None:
+    """End with an error if images are missing, or too many have failed; everything is written nevertheless."""
+    errors = []
+    if missing := len(set(ids) - store.finished_ids()):
+        errors.append(f"{missing} of {len(ids)} images have no record: the same command again explains them")
     failed = Counter(record.status for record in store.records() if record.status.startswith("failed"))
-    if failed.total() > most:
+    if failed.total() > max_failures:
         causes = "; ".join(f"{count} {status}" for status, count in failed.most_common(3))
-        sys.exit(f"error: {failed.total()} images failed, more than max_failures={most} ({causes})")
+        errors.append(f"{failed.total()} images failed, more than max_failures={max_failures} ({causes})")
+    if errors:
+        sys.exit(f"error: {', and '.join(errors)}")

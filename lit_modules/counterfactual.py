@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jsonargparse import lazy_instance
@@ -16,25 +15,23 @@ from torch import Tensor
 from ace.attacks import PGD, Attack
 from ace.decision import decision_for, relabel
 from ace.diffusion_filter import DiffusionFilter
+from ace.earlier_runs import EarlierRuns
 from ace.explainer import CounterfactualExplainer
 from ace.explanation import Explanation
-from ace.images import from_uint8, load_png
 from ace.memory import free_memory
 from ace.memory_plan import MemoryPlan, Workload, choose_plan, measure
 from ace.models.foreign import ForeignClassifier, load_classifier
 from ace.models.unet import load_diffusion
 from ace.objective import Distance
-from ace.refinement import Refinement, change_map
+from ace.refinement import Refinement
 from ace.run_store import RunStore
 from ace.slots import fixed_batch
 from ace.targets import OtherSide, TargetPolicy
-from datamodules.base import ImageDataModule
 
 # Arguments that concern memory and speed: runs that differ in them have the same results, up to rounding.
 MEMORY_ARGUMENTS = ("segments", "slots", "deterministic", "compile_unet")
 # Slots until a plan is made, and of `calibrate`, which makes none: as many images as are computed in any case.
 UNPLANNED = fixed_batch(2)
-REPULSION = 0.99  # not 1: a pixel of weight 0 would not even be repainted, and stand out as a hole
 
 
 class LitCounterfactual(LightningModule):
@@ -72,6 +69,7 @@ class LitCounterfactual(LightningModule):
         ValueError: an argument is out of range, or they do not fit each other.
 
     Attributes:
+        earlier: the runs to avoid and those that repel.
         kept_slots: of a run that is continued: they take the place of a choice, since others would round differently.
         explainer: the whole method.
         make_explainer: makes one with another filter, attack, distance or refinement, for the same question.
@@ -102,8 +100,10 @@ class LitCounterfactual(LightningModule):
         super().__init__()
         if compile_unet and not deterministic:
             raise ValueError("compile_unet needs batches of one shape: set deterministic to true")
-        self.avoid = [RunStore.open(folder) for folder in avoid or ()]
-        self.repel = [RunStore.open(folder) for folder in repel or ()]
+        self.earlier = EarlierRuns(
+            avoid=[RunStore.open(folder) for folder in avoid or ()],
+            repel=[RunStore.open(folder) for folder in repel or ()],
+        )
         self.classifier = load_classifier(classifier)
         unet, scheduler = load_diffusion(diffusion)
         self.diffusion_filter = DiffusionFilter(
@@ -144,8 +144,14 @@ class LitCounterfactual(LightningModule):
             self.trainer.datamodule.batch_size = plan.slots
 
     def on_predict_start(self) -> None:
-        if self.device.type == "cuda":  # on a CPU the usual layout is the faster one, see docs/speed.md
+        self.place(self.device)
+
+    def place(self, device: torch.device) -> Self:
+        """Move the networks to a device, in the memory layout that is the fastest there; results round with it."""
+        self.to(device)
+        if device.type == "cuda":  # on a CPU it is the usual one, see docs/speed.md
             self.diffusion_filter.unet.to(memory_format=torch.channels_last)
+        return self
 
     def _plan(self, slots: int | None) -> MemoryPlan:
         """The same in every process: of the memory counts the least that one of them has.
@@ -159,7 +165,7 @@ class LitCounterfactual(LightningModule):
             raise ValueError("the diffusion model does not tell the size of its images: give slots and segments")
         height, width = (size, size) if isinstance(size, int) else size
         device = trainer.strategy.root_device
-        self.to(device)  # as Lightning is going to do
+        self.place(device)  # as the run is going to do
         with trainer.precision_plugin.predict_step_context():
             # An exported program may take one image alone.
             images = torch.full((1 if slots == 1 else 2, channels, height, width), 0.5, device=device)
@@ -182,41 +188,12 @@ class LitCounterfactual(LightningModule):
         labels = batch.get("label")
         return labels if labels is None or data is None else relabel(labels, data.class_names, self.classifier)
 
-    def allowed(self, images: Tensor, ids: list[str]) -> Tensor | None:
-        """Where images may change, weights in [0, 1], shape (N, 1, H, W): see ``avoid`` and ``repel``."""
-        if not self.avoid and not self.repel:
-            return None
-        allowed = images.new_ones(len(images), 1, *images.shape[2:])
-        for row, (image, id) in enumerate(zip(images, ids, strict=True)):
-            for mask in _stored("mask", id, self.avoid):
-                allowed[row] *= mask.to(images.device) == 0
-            for counterfactual in _stored("counterfactual", id, self.repel):
-                allowed[row] *= 1 - REPULSION * change_map(image[None], counterfactual[None].to(images.device))[0]
-        return allowed
-
-    def check_earlier_runs(self, data: ImageDataModule) -> None:
-        """Check that the runs of ``avoid`` and ``repel`` have something to say about the images of a data module.
-
-        Raises:
-            ValueError: one has none of the images, or they had another size.
-        """
-        size, ids = data.image_size, set(data.predict_ids())
-        height, width = (size, size) if isinstance(size, int) else size
-        for store in (*self.avoid, *self.repel):
-            shared = sorted(ids & {record.id for record in store.records() if record.explained})
-            if not shared:
-                raise ValueError(f"{store.folder} explains none of these images: take it out of avoid and repel")
-            found = load_png(store.image_path("original", shared[0])).shape[:2]
-            if found != (height, width):
-                sizes = f"{found[0]} x {found[1]} pixels, these have {height} x {width}"
-                raise ValueError(f"the images of {store.folder} have {sizes}: give a run of the same size")
-
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Explanation]:
         """Explanations that are finished: of this batch or of earlier ones, the last batch gives all that are left."""
         skipped = [Explanation(id, None, f"skipped: {reason}") for id, reason in batch.get("unreadable", ())]
         if batch["id"]:
             labels = self.labels(batch, self.trainer.datamodule)
-            allowed = self.allowed(batch["image"], batch["id"])
+            allowed = self.earlier.allowed(batch["image"], batch["id"])
             self.explainer.submit(batch["image"], labels=labels, ids=batch["id"], allowed=allowed)
             if self._compile:  # after the checks of the first images, which are fewer than a batch of the attack
                 images = batch["image"]
@@ -225,10 +202,3 @@ class LitCounterfactual(LightningModule):
                 )
                 self._compile = False
         return skipped + self.explainer.advance(drain=self.trainer.predict_loop.batch_progress.is_last_batch)
-
-
-def _stored(kind: str, id: str, stores: list[RunStore]) -> Iterator[Tensor]:
-    """An image of each run that has it, shape (C, H, W), in [0, 1]."""
-    for path in (store.image_path(kind, id) for store in stores):
-        if path.exists():
-            yield from_uint8(load_png(path))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,7 +26,7 @@ from ace.run_store import RunStore
 from callbacks.log_run import log_metrics
 from callbacks.wandb_run import run_loggers
 from datamodules.base import ImageDataModule
-from lit_modules.cli import one_sentence, sentence
+from lit_modules.cli import INPUT_ERRORS, one_sentence, sentence
 from lit_modules.metric_table import print_metrics
 
 SECOND = "second_classifier"
@@ -78,7 +77,7 @@ def evaluate(
     for folder, store in stores.items():
         found[folder] = one_sentence(lambda store=store: evaluate_store(store, judges_of_run(judges, store), shared))
         if store.records():
-            write_report(store)
+            one_sentence(partial(write_report, store))
         log_metrics(run_loggers(store), store, found[folder])
     print_metrics(found)
 
@@ -105,7 +104,7 @@ def judges_of_run(judges: Judges, store: RunStore) -> Judges:
     judges, query = judges_of_data(judges, store), _query(store)
     if store.config.get("model") is None:
         return judges
-    with _left_out("COUT", OSError, ValueError):
+    with _left_out("COUT", *INPUT_ERRORS):
         classifier = _unchanged_classifier(store)
         judges.decision = _decision(classifier, query, store)
         judges.classifier = classifier.to(judges.device)
@@ -123,7 +122,7 @@ def judges_of_data(judges: Judges, store: RunStore) -> Judges:
     judges, query = replace(judges), _query(store)
     if query is not None:
         judges.query = _index(judges, query)
-        with _left_out("the run's data, for change_in_region and cd,", OSError, ValueError, TypeError, ArgumentError):
+        with _left_out("the run's data, for change_in_region and cd,", *INPUT_ERRORS):
             _add_data(judges, store, query)
     return judges
 

@@ -21,7 +21,8 @@ from datamodules import ImageDataModule
 from datamodules.bdd_oia import ACTIONS
 from datamodules.imagenet import NAMES
 from lit_modules import LitCounterfactual
-from lit_modules.cli import ExplainCLI, TrainCLI
+from lit_modules.cli import TrainCLI
+from lit_modules.set_up import ExplainCLI
 from tests import layouts
 
 ROOT = Path(__file__).parents[1]

@@ -37,6 +37,9 @@ class LateAvatars(AvatarsDataModule):
     def on_before_batch_transfer(self, batch, dataloader_idx):
         time.sleep(self.trainer.global_rank * float(os.environ["LATE"]))
         return batch
+
+    def on_exception(self, exception):
+        print(f"process {self.trainer.global_rank} ends by {exception!r}", flush=True)
 '''
 
 
@@ -183,6 +186,30 @@ def test_the_processes_stop_with_the_first_and_the_same_command_goes_on(
     explain.main(command(folder, *ASKED))
     assert records(folder) == records(alone)
     assert pictures(folder) == pictures(alone)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_lets_each_finish_what_it_has_in_hand(
+    number, stopped_while_the_second_works, alone, command, tmp_path
+):
+    """As by ctrl-C in a terminal; the second process hears of it from the first too."""
+    folder = tmp_path / "run"
+    assert stopped_while_the_second_works(lambda process: os.killpg(process.pid, number)) == 128 + number
+    log = (tmp_path / "log.txt").read_text()
+    assert all(f"process {rank} ends by SystemExit({128 + number})" in log for rank in (0, 1)), log
+    explain.main(command(folder, *ASKED))
+    assert records(folder) == records(alone)
+
+
+def test_a_second_ctrl_c_ends_all_processes_at_once(stopped_while_the_second_works, tmp_path):
+    def press_twice(process):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None, "it waits for the second one"
+        os.killpg(process.pid, signal.SIGINT)
+
+    assert stopped_while_the_second_works(press_twice) == -signal.SIGINT
+    assert "process 1 ends" not in (tmp_path / "log.txt").read_text()
 
 
 def test_no_process_outlives_the_first_and_the_same_command_goes_on(

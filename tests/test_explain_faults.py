@@ -22,6 +22,7 @@ import explain
 from ace.images import from_uint8, load_png
 from ace.models.classifiers import ImageClassifier
 from ace.slots import SlotPool
+from lit_modules.counterfactual import LitCounterfactual
 from tests.conftest import pictures, records
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -239,6 +240,38 @@ def test_a_full_disk_ends_the_run_with_its_sentence_and_with_room_it_goes_on(
     assert_equal(folder, undisturbed, SOME)
 
 
+# --- too little memory
+
+
+def out_of_memory(*_):
+    raise torch.OutOfMemoryError("out of memory")
+
+
+def test_too_little_memory_for_one_image_ends_the_run_with_its_sentence_and_with_more_it_goes_on(
+    undisturbed, command, tmp_path, capsys, monkeypatch
+):
+    folder, iterate, left = tmp_path / "run", SlotPool._iterate, iter(range(2))
+
+    def iterate_while_there_is_memory(pool):
+        out_of_memory() if next(left, None) is None else iterate(pool)
+
+    monkeypatch.setattr(SlotPool, "_iterate", iterate_while_there_is_memory)
+    with pytest.warns(UserWarning, match="the memory is not enough for 2 images at a time: going on with 1"):
+        text = refusal(capsys, command(folder))
+    assert "error: the memory is not enough: free some, and the same command goes on" in text
+    assert "--trainer.precision bf16-mixed" in text
+    assert len(records(folder)) == 2, "what was finished before"
+    monkeypatch.undo()
+    explain.main(command(folder))
+    assert_equal(folder, undisturbed, SOME)
+
+
+def test_too_little_memory_for_a_plan_names_the_least_that_a_run_can_do_with(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lit_modules.counterfactual.measure", out_of_memory)
+    text = refusal(capsys, command(tmp_path / "run", "--model.steps=3", "--model.slots=null"))
+    assert "error: the memory is not enough: free some, or give --model.slots 1 --model.segments 3" in text
+
+
 # --- a classifier that fails
 
 
@@ -301,6 +334,31 @@ def test_a_run_of_which_only_failing_images_are_left_ends(undisturbed, command, 
     assert FAILED in refusal(capsys, command(folder, num_images=3))
     assert records(folder)[id]["status"] == FAILED
     assert len(records(folder)) == 3
+
+
+# --- images that are lost
+
+
+@pytest.mark.parametrize("batches", [0, 1, 2])
+def test_images_without_a_record_are_told_by_the_exit_code(
+    batches, undisturbed, command, tmp_path, capsys, monkeypatch
+):
+    folder, step, left = tmp_path / "run", LitCounterfactual.predict_step, iter(range(batches))
+
+    def end_early(*arguments):
+        next(left)  # Lightning takes a StopIteration for the end of the data
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LitCounterfactual, "predict_step", end_early)
+        text = refusal(capsys, command(folder))
+    missing = SOME - 2 * batches
+    assert f"error: {missing} of {SOME} images have no record: the same command again explains them" in text
+    assert len(records(folder)) == SOME - missing
+    measured = [json.loads(path.read_text())["n"] for path in folder.glob("metrics.json")]
+    assert measured == [SOME - missing] * (batches > 0), "what there is"
+    explain.main(command(folder))
+    assert_equal(folder, undisturbed, SOME)
 
 
 # --- a dry run

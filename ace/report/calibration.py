@@ -33,6 +33,10 @@ def write_calibration(
 
     Returns:
         The path.
+
+    Raises:
+        ValueError: the name ends otherwise.
+        WriteError: the disk is full, or the folder cannot be written.
     """
     figure = Figure(figsize=(10.5, 3.2), facecolor="white", layout="constrained")
     axes = figure.subplots(1, 3)

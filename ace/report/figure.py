@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ace.images import load_png
-from ace.record import Record, writing
+from ace.record import Record
 from ace.report.change import heat_map
 from ace.report.names import run_names
 from ace.report.sheet import BAD, GOOD, GREY, Tile, draw_sheet, save_sheet
@@ -25,6 +25,7 @@ def write_gallery(store: RunStore, max_images: int = 16) -> Path:
 
     Raises:
         ValueError: `max_images` is below 1, or no finished image of the run has pictures.
+        WriteError: the disk is full, or the folder cannot be written.
     """
     records = store.records()
     chosen = _spread(store, [record for record in records if record.explained], max_images)
@@ -63,6 +64,7 @@ def write_figure(
         ValueError: an id is not explained in all runs, no id is, the name of the file ends otherwise, or the
             pictures do not fit in the width.
         FileNotFoundError: the file's folder does not exist.
+        WriteError: the disk is full, or the folder cannot be written.
     """
     if not Path(path).absolute().parent.is_dir():
         raise FileNotFoundError(f"the folder of {path} does not exist: make it first")
@@ -78,8 +80,7 @@ def write_figure(
     names = ["Counterfactual"] if len(stores) == 1 else run_names(stores)
     headings = ["Original", *(heading for name in names for heading in (name, "Change"))]
     sheet = draw_sheet([_figure_row(stores, [run[id] for run in by_id]) for id in ids], headings, width=width)
-    with writing(Path(path)):
-        return save_sheet(sheet, path, dpi)
+    return save_sheet(sheet, path, dpi)
 
 
 def _spread(store: RunStore, records: Sequence[Record], count: int) -> list[Record]:

@@ -13,9 +13,9 @@ from urllib.parse import quote
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ace.images import write_whole
+from ace.files import write_whole, writing
 from ace.plain_values import flatten
-from ace.record import FIELDS, Record, writing
+from ace.record import FIELDS, Record
 from ace.report.change import RAMP
 from ace.report.names import run_names
 from ace.report.pictures import THUMBNAIL, draw_pictures, image_size, kinds_by_id

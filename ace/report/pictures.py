@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ace.images import load_png, save_png, write_whole
-from ace.record import check_inside, make_folder, writing
+from ace.files import check_inside, make_folder, write_whole, writing
+from ace.images import load_png, save_png
 from ace.report.change import heat_map
 from ace.run_store import IMAGE_KINDS, RunStore
 

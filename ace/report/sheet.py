@@ -13,7 +13,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
 
-from ace.images import write_whole
+from ace.files import write_whole, writing
 from ace.report.change import RAMP
 
 INK, GREY, EDGE, GOOD, BAD = "#1c1e21", "#5c636a", "#d5d8dc", "#16723a", "#b3261e"
@@ -109,6 +109,7 @@ def save_sheet(figure: Figure, path: str | Path, dpi: int) -> Path:
 
     Raises:
         ValueError: the name ends otherwise.
+        WriteError: the disk is full, or the folder cannot be written.
     """
     path = Path(path)
     if path.suffix not in _FORMATS:
@@ -117,7 +118,8 @@ def save_sheet(figure: Figure, path: str | Path, dpi: int) -> Path:
     with rc_context({"pdf.fonttype": 42, "image.composite_image": False}):
         dates = {"CreationDate": None} if path.suffix == ".pdf" else None
         figure.savefig(buffer, format=path.suffix[1:], dpi=dpi, metadata=dates)
-    write_whole(buffer.getvalue(), path)
+    with writing(path):
+        write_whole(buffer.getvalue(), path)
     return path
 
 

@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from ace.record import Record, WriteError, append_record, cut_half_written, make_folder, read_records, writing
+from ace.record import Record, append_record, cut_half_written, read_records
 
 HASH = "0123456789abcdef"
 
@@ -64,27 +64,6 @@ def test_an_only_line_that_is_cut_leaves_an_empty_file(tmp_path):
     assert ids(path) == []
 
 
-@pytest.mark.parametrize(
-    ("number", "remedy"),
-    [
-        (errno.ENOSPC, "free space on this disk"),
-        (errno.EDQUOT, "free space in your quota"),
-        (errno.EROFS, "make the folder writable"),
-        (errno.EACCES, "make the folder writable"),
-        (errno.EIO, "mend what is wrong there"),
-    ],
-)
-def test_an_error_of_the_system_names_the_file_and_the_remedy(number, remedy, tmp_path):
-    with pytest.raises(WriteError) as error, writing(tmp_path / "outer"), writing(tmp_path / "file"):
-        raise OSError(number, os.strerror(number))
-    assert str(error.value) == (
-        f"{tmp_path / 'file'} cannot be written ({os.strerror(number)}): {remedy}, then run the same command again "
-        "to continue"
-    )
-    assert error.value.errno == number
-    assert isinstance(error.value, OSError)
-
-
 @pytest.mark.parametrize("room", [0, 1, 100])
 def test_a_disk_that_is_full_in_the_middle_of_a_line_leaves_no_part_of_it(log, room):
     before = log.read_bytes()
@@ -139,12 +118,3 @@ def test_a_record_reads_back_as_it_was(tmp_path):
     append_record(tmp_path / "log", written, HASH)
     [(found, _)] = read_records(tmp_path / "log", HASH)
     assert found == written
-
-
-def test_folders_are_made_with_those_above(tmp_path):
-    make_folder(tmp_path / "a" / "b")
-    make_folder(tmp_path / "a" / "b")
-    assert (tmp_path / "a" / "b").is_dir()
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"):
-        make_folder(tmp_path / "file" / "a")

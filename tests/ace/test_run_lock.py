@@ -12,7 +12,7 @@ import time
 import pytest
 
 import ace.run_lock
-from ace.record import WriteError
+from ace.files import WriteError
 from ace.run_lock import RunLock, RunLockedError
 
 FORK = multiprocessing.get_context("fork")

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 import ace.run_store
+from ace.files import WriteError
 from ace.images import load_png
-from ace.record import WriteError
 from ace.run_store import Record, RunStore
 
 SETTINGS = {

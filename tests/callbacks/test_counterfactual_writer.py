@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from ace.explainer import Explanation
+from ace.files import WriteError
 from ace.images import load_png
-from ace.record import Record, WriteError, read_log
+from ace.record import Record, read_log
 from ace.run_store import RunStore
 from callbacks import counterfactual_writer
 from callbacks.counterfactual_writer import CounterfactualWriter, write_explanation

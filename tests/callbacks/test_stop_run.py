@@ -17,6 +17,7 @@ from callbacks.stop_signals import StopSignals
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
 WILLING = "import time; print(flush=True); time.sleep(60)"
+FAILING = "print(flush=True); raise SystemExit(3)"
 
 
 @pytest.fixture
@@ -37,14 +38,25 @@ def before():
 
 
 @pytest.fixture
-def stop(before, trainer, pool, tmp_path):
-    """The callback at work in a run of which one image of three is done."""
+def begin(before, trainer, pool, tmp_path):
+    """Sets the callback to work in a run of which one image of three is done."""
     store = RunStore.create(tmp_path / "run", {}, {})
     store.add(Record(id="a", seed=0, status="not_flipped"), {})
     callback = StopRun(CounterfactualWriter(store, seed=0), 3)
-    callback.on_predict_start(trainer, SimpleNamespace(explainer=SimpleNamespace(pool=pool)))
-    yield callback
-    callback.on_exception(trainer, None, None)
+
+    def make():
+        callback.on_predict_start(trainer, SimpleNamespace(explainer=SimpleNamespace(pool=pool)))
+        return callback
+
+    yield make
+    for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def stop(begin):
+    """The callback at work."""
+    return begin()
 
 
 @pytest.fixture
@@ -139,14 +151,25 @@ def test_the_handlers_are_put_back_after_the_wait(before, stop, trainer, barrier
     assert handlers() == before
 
 
+def test_after_a_signal_no_handler_of_lightning_comes_back(stop, trainer):
+    told(signal.SIGTERM)
+    stop.on_exception(trainer, None, SystemExit(143))
+    assert handlers() == (signal.SIG_DFL, signal.SIG_DFL)
+
+
+def test_after_an_error_the_handlers_are_put_back(before, stop, trainer):
+    stop.on_exception(trainer, None, OSError())
+    assert handlers() == before
+
+
 def test_a_single_process_waits_for_nobody(before, stop, trainer):
     stop.on_predict_end(trainer, None)
     assert handlers() == before
 
 
-@pytest.mark.usefixtures("stop")
-def test_processes_that_it_has_started_are_told_and_off_the_list_that_lightning_watches(trainer, pool, launch):
+def test_processes_that_it_has_started_are_told_and_off_the_list_that_lightning_watches(trainer, pool, launch, begin):
     processes = [launch(WILLING), launch(WILLING)]
+    begin()
     told(signal.SIGINT)
     with pytest.raises(SystemExit):
         pool.listeners[0]()
@@ -154,10 +177,45 @@ def test_processes_that_it_has_started_are_told_and_off_the_list_that_lightning_
     assert trainer.strategy.launcher.procs == []
 
 
-@pytest.mark.usefixtures("stop")
-def test_a_process_that_does_not_stop_is_killed(pool, launch, monkeypatch):
+@pytest.mark.parametrize("told_too", [True, False])
+def test_it_stops_with_a_process_that_has_ended_early(told_too, trainer, pool, launch, begin, caplog):
+    ended, other = launch(FAILING), launch(WILLING)
+    begin()
+    ended.wait()
+    assert trainer.strategy.launcher.procs == [], "Lightning would kill this one"
+    if told_too:
+        told(signal.SIGINT)
+    with caplog.at_level("INFO"), pytest.raises(SystemExit) as exit:
+        pool.listeners[0]()
+    assert exit.value.code == (130 if told_too else 1)
+    why = "" if told_too else ", since another process has failed (exit code 3),"
+    assert f"Stopped{why} with 1 of 3 images done: the same command goes on from there." in caplog.text
+    assert other.returncode == -signal.SIGTERM
+
+
+def test_a_process_that_has_ended_well_stops_nothing(pool, launch, begin):
+    process = launch("print()")
+    begin()
+    process.wait()
+    pool.listeners[0]()
+
+
+@pytest.mark.parametrize(("world_size", "launches", "fatal"), [(1, False, True), (2, True, True), (2, False, False)])
+def test_a_second_sigterm_is_fatal_unless_another_process_passes_it_on(
+    world_size, launches, fatal, trainer, launch, begin
+):
+    trainer.world_size = world_size
+    if launches:
+        launch(WILLING)
+    begin()
+    told(signal.SIGINT)
+    assert [handler == signal.SIG_DFL for handler in handlers()] == [fatal, True]
+
+
+def test_a_process_that_does_not_stop_is_killed(pool, launch, begin, monkeypatch):
     monkeypatch.setattr(stop_run, "WAIT_FOR_OTHERS", 0.2)
     process = launch(DEAF)
+    begin()
     told(signal.SIGTERM)
     with pytest.raises(SystemExit) as exit:
         pool.listeners[0]()
@@ -186,8 +244,9 @@ def test_it_waits_for_the_others(stop, trainer, barrier):
     assert barrier.waited
 
 
-def test_while_it_waits_for_the_others_it_can_be_told_to_stop(stop, trainer, barrier, launch, monkeypatch):
+def test_while_it_waits_for_the_others_it_can_be_told_to_stop(begin, trainer, barrier, launch, monkeypatch):
     process = launch(WILLING)
+    stop = begin()
     signals = [signal.SIGTERM]
     monkeypatch.setattr(time, "sleep", lambda _: told(signals.pop()) if signals else None)
     with pytest.raises(SystemExit) as exit:

@@ -38,6 +38,24 @@ def test_a_signal_is_noted_and_the_process_goes_on(number, before):
     assert handlers() == before
 
 
+@pytest.mark.parametrize("first", SIGNALS)
+def test_a_sigterm_that_is_passed_on_is_no_second_signal_and_ctrl_c_is(first):
+    signals = StopSignals()
+    signals.install(relayed=True)
+    os.kill(os.getpid(), first)
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signals.received == first
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_otherwise_any_second_signal_takes_effect(number):
+    StopSignals().install()
+    os.kill(os.getpid(), number)
+    assert set(handlers().values()) == {signal.SIG_DFL}
+
+
 def test_the_handlers_are_put_back_and_may_be_replaced_again(before):
     signals = StopSignals()
     for _ in range(2):

@@ -1,5 +1,6 @@
 """The calibrate command from end to end, on tiny networks."""
 
+import errno
 import re
 import shlex
 
@@ -167,6 +168,16 @@ def test_what_was_found_before_a_stop_is_kept(calibrate, proximal, tmp_path, mon
     [file] = tmp_path.glob("*.yaml")
     assert f"# {UNFINISHED}" in file.read_text()
     assert yaml.safe_load(file.read_text())["model"]["steps"] == 2
+
+
+@pytest.mark.parametrize(("module", "name"), [("lit_modules.calibrate", "yaml"), ("ace.report.sheet", "png")])
+def test_a_full_disk_ends_it_with_a_sentence(module, name, refusal, proximal, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(f"{module}.write_whole", full)
+    path, said = tmp_path / f"run-calibrated.{name}", refusal(proximal, "--budget=0.001")
+    assert f"error: {path} cannot be written (No space left on device): free space" in said
 
 
 def test_what_an_earlier_run_keeps_out_is_kept_out(proximal, arguments, tmp_path, refusal):

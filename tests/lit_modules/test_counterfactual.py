@@ -1,4 +1,3 @@
-import re
 from types import SimpleNamespace
 
 import pytest
@@ -6,15 +5,13 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
-from ace.attacks import PGD, ProximalGradient
+from ace.attacks import PGD
 from ace.decision import AttributeDecision, BinaryDecision, ClassDecision, decision_for
-from ace.objective import Distance
 from ace.refinement import Refinement
 from ace.run_store import RunStore
 from callbacks.counterfactual_writer import write_explanation
 from datamodules import ImageDataModule
-from datamodules.avatars import AvatarsDataModule, AvatarsDataset
-from lit_modules import counterfactual
+from datamodules.avatars import AvatarsDataset
 from lit_modules.counterfactual import LitCounterfactual
 
 NAMES = ["smiling", "glasses", "hat"]
@@ -117,103 +114,6 @@ def test_images_that_the_networks_do_not_take_are_refused_by_the_first_batch(mod
         trainer(tmp_path, inference_mode=False).predict(module, DataLoader([sample]))
 
 
-@pytest.fixture
-def make(classifier_folder, ddpm_folder):
-    """Makes a module that leaves slots and segments open."""
-
-    def make(**options):
-        return LitCounterfactual(
-            str(classifier_folder), str(ddpm_folder), "smiling", attack=PGD(1, 2.0), steps=2, **options
-        )
-
-    return make
-
-
-@pytest.fixture
-def predict(avatar_cache, tmp_path, caplog):
-    """Explains some avatars; gives the data module and what was said."""
-
-    def run(module, images):
-        caplog.set_level("INFO")
-        data = AvatarsDataModule(cache_dir=str(avatar_cache), test_size=8, num_images=images, num_workers=0)
-        found = trainer(tmp_path, inference_mode=False).predict(module, datamodule=data)
-        assert sum(map(len, found)) == images
-        return data, [record.getMessage() for record in caplog.records if "Memory plan" in record.getMessage()]
-
-    return run
-
-
-def memory_for(monkeypatch, slots, segments):
-    """Make so much memory free that so many images fit."""
-    choose = counterfactual.choose_plan
-
-    def little(work, free, device, *given):
-        return choose(work, int(work.bytes(slots, segments, 2.0) / 0.9) + 1, device, *given)
-
-    monkeypatch.setattr(counterfactual, "choose_plan", little)
-
-
-def test_slots_and_segments_left_open_are_chosen_before_the_images_come(make, predict):
-    module = make()
-    data, [said] = predict(module, images=3)
-    assert module.explainer.slots == len(module.explainer.pool.queries) == data.batch_size == 3
-    assert module.diffusion_filter.segments == 1
-    assert re.search(
-        r"slots 3, segments 1 \(there are no more images\): needs \S+ of \S+ GiB .* --model.slots, --model.segments",
-        said,
-    )
-
-
-def test_little_memory_takes_fewer_slots_then_more_segments(make, predict, monkeypatch):
-    with monkeypatch.context() as patch:
-        memory_for(patch, 1, 1)
-        module = make()
-        predict(module, images=2)
-    assert (module.explainer.slots, module.diffusion_filter.segments) == (1, 1)
-    memory_for(monkeypatch, 1, 2)
-    module = make()
-    predict(module, images=1)
-    assert (module.explainer.slots, module.diffusion_filter.segments) == (1, 2)
-
-
-def test_less_memory_than_for_one_image_warns_and_tries(make, predict, monkeypatch):
-    monkeypatch.setattr(counterfactual, "free_memory", lambda device, processes: 1000)
-    module = make()
-    with pytest.warns(UserWarning, match=r"may not be enough: slots 1, segments 2 .*9.3e-07 GiB"):
-        predict(module, images=1)
-    assert (module.explainer.slots, module.diffusion_filter.segments) == (1, 2)
-
-
-def test_what_is_given_is_not_chosen(make, predict, monkeypatch):
-    module = make(slots=3)
-    data, [said] = predict(module, images=1)
-    assert (module.explainer.slots, data.batch_size, module.diffusion_filter.segments) == (3, 3, 1)
-    assert "slots are given" in said
-    monkeypatch.setattr(counterfactual, "measure", None)  # nothing is left to find out
-    module = make(slots=1, segments=2)
-    predict(module, images=1)
-    assert (module.explainer.slots, module.diffusion_filter.segments) == (1, 2)
-
-
-def test_a_run_that_goes_on_keeps_its_slots(make, predict):
-    module = make()
-    module.kept_slots = 3
-    _, [said] = predict(module, images=1)
-    assert module.explainer.slots == 3
-    assert "with the slots that the run began with: slots 3" in said
-
-
-def test_without_a_data_module_images_are_taken_to_have_the_diffusion_models_size(make, loader, tmp_path):
-    module = make(deterministic=False)
-    found = trainer(tmp_path, inference_mode=False).predict(module, loader)
-    assert sum(map(len, found)) == len(loader.dataset)
-    assert module.explainer.slots == 16
-    module = make()
-    module.diffusion_filter.unet.register_to_config(sample_size=None)
-    with pytest.raises(ValueError, match=r"does not tell the size of its images: give slots and segments"):
-        trainer(tmp_path, inference_mode=False).predict(module, loader)
-
-
 class Three(ImageDataModule):
     """Three attributes, in another order than the classifier's."""
 
@@ -269,20 +169,7 @@ def test_what_an_earlier_run_repainted_stays_as_it_is(classifier_folder, ddpm_fo
         explain(avoid=[str(tmp_path / "nowhere")])
 
 
-def test_what_an_earlier_run_changed_counts_less(classifier_folder, ddpm_folder, loader, tmp_path):
-    networks = (str(classifier_folder), str(ddpm_folder), "smiling")
-    options = {"attack": ProximalGradient(1, 51.0), "distance": Distance(l1=0), "steps": 2, "slots": 2}
-    batches = trainer(tmp_path, inference_mode=False).predict(LitCounterfactual(*networks, **options), loader)
-    id = loader.dataset.ids[0]  # the other images were not explained in the run
-    (first,) = [explanation for batch in batches for explanation in batch if explanation.id == id]
-    store = RunStore.create(tmp_path / "first", {}, {})
-    write_explanation(store, first, seed=0)
-    repelled = LitCounterfactual(*networks, **options, repel=[str(store.folder)])
-    images = torch.stack([first.original, first.original])
-    weights = repelled.allowed(images, [id, "another"])
-    change = (first.counterfactual - first.original).abs().sum(0)
-    assert torch.allclose(weights[0, 0], 1 - 0.99 * change / change.max())
-    assert (weights[1] == 1).all()
-    assert weights.min() > 0, "every pixel may be repainted"
+def test_earlier_runs_do_not_repel_sign_steps(classifier_folder, ddpm_folder, tmp_path):
+    RunStore.create(tmp_path / "first", {}, {})
     with pytest.raises(ValueError, match=r"sign steps take no weights: use ace\.ProximalGradient"):
-        LitCounterfactual(*networks, attack=PGD(1), repel=[str(store.folder)])
+        LitCounterfactual(str(classifier_folder), str(ddpm_folder), "smiling", repel=[str(tmp_path / "first")])

@@ -1,5 +1,6 @@
 """The networks that judge a run: from their files, and from what the run's configuration names."""
 
+import errno
 import json
 import re
 import shutil
@@ -186,9 +187,12 @@ def test_options_out_of_range_are_refused(option, words, run, judge, capsys):
     assert words in refusal(capsys, run, option, classifier=judge)
 
 
-def test_a_classifier_that_moved_away_takes_cout_along(run, judge):
-    change_config(run, lambda config: config["model"].update(classifier="nowhere"))
-    with pytest.warns(UserWarning, match="^COUT is left out: no classifier at 'nowhere'") as found:
+@pytest.mark.parametrize(
+    ("classifier", "words"), [("nowhere", "no classifier at 'nowhere'"), ({"class_path": "nobody.Network"}, "nobody")]
+)
+def test_a_classifier_that_moved_away_takes_cout_along(classifier, words, run, judge):
+    change_config(run, lambda config: config["model"].update(classifier=classifier))
+    with pytest.warns(UserWarning, match=f"(?s)^COUT is left out: [^\n]*{words}") as found:
         metrics = evaluate(run, "--subsets=all", oracle_classifier=judge, second_classifier=judge)
     assert len(found) == 1
     assert metrics.keys() & JUDGED == JUDGED - {"cout", "cout_paper"}
@@ -245,6 +249,14 @@ def test_a_second_classifier_and_an_oracle_are_asked_by_the_name_of_the_attribut
         assert metrics[name]["convention"].endswith(f"; {turned}")
         assert expected[name]["convention"].endswith(f"; {judge}")
     assert "cd" not in metrics, "the data list their attributes in another order"
+
+
+def test_a_report_that_cannot_be_written_ends_with_a_sentence(run, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ace.report.page.write_whole", full)
+    assert "generate.yaml cannot be written (No space left on device): free space" in refusal(capsys, run)
 
 
 def test_a_second_oracle_is_refused(run, judge, capsys):

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from ace.files import WriteError
 from ace.images import load_png
-from ace.record import WriteError
 from ace.report import write_comparison, write_report
 from ace.run_store import Record, RunStore
 from tests.ace.report.conftest import NAMES, REASON, explained

@@ -1,11 +1,13 @@
 """The layout of figures."""
 
+import errno
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ace.files import WriteError
 from ace.images import load_png
 from ace.report.sheet import Tile, draw_sheet, save_sheet
 from tests.ace.report.conftest import BLUE, GREEN, RED, plain
@@ -98,6 +100,15 @@ def test_a_png_tells_its_resolution(tmp_path):
     save_sheet(draw_sheet([[tile(RED)]], "a"), tmp_path / "sheet.png", 300)
     with Image.open(tmp_path / "sheet.png") as image:
         assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+
+
+def test_a_full_disk_is_named_with_the_remedy(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(WriteError, match=r"sheet.png cannot be written .*free space"):
+        draw(tmp_path, [[tile(RED)]])
 
 
 def test_bad_input_is_named(tmp_path):

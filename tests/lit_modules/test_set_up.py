@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lit_modules.cli import TIMEOUT
 from lit_modules.commands import generate
-from lit_modules.set_up import make_cli
+from lit_modules.set_up import TIMEOUT, make_cli
 
 CONFIG = Path(__file__).parents[2] / "configs/avatars/explain.yaml"
 
