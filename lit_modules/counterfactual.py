@@ -27,6 +27,7 @@ from ace.refinement import Refinement
 from ace.run_store import RunStore
 from ace.slots import fixed_batch
 from ace.targets import OtherSide, TargetPolicy
+from datamodules.base import sides
 
 # Arguments that concern memory and speed: runs that differ in them have the same results, up to rounding.
 MEMORY_ARGUMENTS = ("segments", "slots", "deterministic", "compile_unet")
@@ -163,7 +164,7 @@ class LitCounterfactual(LightningModule):
         channels, size = (config.in_channels, config.sample_size) if data is None else (data.channels, data.image_size)
         if size is None:
             raise ValueError("the diffusion model does not tell the size of its images: give slots and segments")
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = sides(size)
         device = trainer.strategy.root_device
         self.place(device)  # as the run is going to do
         with trainer.precision_plugin.predict_step_context():
