@@ -242,7 +242,7 @@ def _set_up_refinement(
     config = copy.deepcopy(source.config)
     refinement = config["model"]["refinement"]
     refinement.update({k: v for k, v in {"threshold": threshold, "dilation": dilation}.items() if v is not None})
-    parser = ArgumentParser()
+    parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(LitCounterfactual, "model")
     model = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
     settings = _settings(config, model, source.settings["precision"])

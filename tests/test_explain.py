@@ -430,6 +430,16 @@ def test_refine_refuses_changed_weights(copied, arguments, make_ddpm_folder, cap
     stored["config"]["model"]["diffusion"] = str(make_ddpm_folder(width=8))
     (copied / "config.yaml").write_text(yaml.safe_dump(stored))
     assert "the weights have changed" in refusal(capsys, ["refine", copied])
+
+
+def test_refine_without_the_class_of_the_classifier_ends_with_a_sentence(copied, capsys):
+    content = yaml.safe_load((copied / "config.yaml").read_text())
+    content["config"]["model"]["classifier"] = {"class_path": "nobody.Network"}
+    (copied / "config.yaml").write_text(yaml.safe_dump(content))
+    text = refusal(capsys, ["refine", copied])
+    assert text.startswith("error: ")
+    assert "nobody" in text
+    assert "usage" not in text
     assert [path.name for path in copied.parent.iterdir()] == ["run"]
 
 
