@@ -113,7 +113,7 @@ def test_another_classifier_is_refused(made, with_classifier, tmp_path):
         ({"weights": "absent.pt"}, "no weights at 'absent.pt'"),
         ({"module": "os.system"}, "'os.system' is not an nn.Module class"),
         ({"class_names": ["smiling", "glasses"]}, r"gives 14 logits, but \['smiling', 'glasses'\] are named"),
-        ({"mean": [0.5], "std": [0.5]}, "the classifier takes 1"),
+        ({"mean": [0.5], "std": [0.5]}, "its network takes 3 channels: give `mean` and `std` 3 entries each"),
     ],
 )
 def test_mistakes_end_in_a_sentence_before_the_run(change, message, made, with_classifier, tmp_path):
