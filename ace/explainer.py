@@ -111,7 +111,7 @@ class CounterfactualExplainer:
             exact = replace(objective, passes=None)
             self.repair_pool = SlotPool(exact, attack, slots, deterministic, seed, self.pool.listeners)
         self._attacked: list[Query] = []
-        self._unflipped: dict[str, Explanation] = {}  # results of images under repair
+        self._unflipped: dict[Query, Explanation] = {}  # results of images under repair
         self._finished: list[Explanation] = []
         self._checked = False
 
@@ -241,7 +241,7 @@ class CounterfactualExplainer:
     def _finish_or_repair(self, queries: list[Query], explanations: list[Explanation]) -> None:
         for query, explanation in zip(queries, explanations, strict=True):
             if explanation.status == "not_flipped" and query.repairs < self.repairs:
-                self._unflipped[query.id] = explanation
+                self._unflipped[query] = explanation
                 query.repairs += 1
                 self.repair_pool.add(query)
             else:
@@ -249,7 +249,7 @@ class CounterfactualExplainer:
 
     def _finish(self, query: Query, explanation: Explanation) -> None:
         """Keep a result; a repair that fails leaves the one in front of it, at its own cost too."""
-        before = self._unflipped.pop(query.id, None)
+        before = self._unflipped.pop(query, None)
         if before is not None and explanation.counterfactual is None:
             explanation = replace(before, **costs(query))
         self._finished.append(explanation)

@@ -67,6 +67,26 @@ def check_networks(explainer: CounterfactualExplainer, channels: int, height: in
         explainer.decision.check(logits)
 
 
+def _channel_remedy(classifier: Classifier, images: Tensor) -> str:
+    """What to do about a classifier that is given another number of channels than it takes; empty if it is not."""
+    network, given, size = classifier, images.shape[1], images.shape[2:]
+    if normalises := isinstance(classifier, NormalisedClassifier):
+        network, given, size = classifier.network, classifier.mean.shape[1], classifier.size or size
+    for channels in (given, 1, 3):
+        try:
+            with torch.no_grad():
+                network(images.new_full((len(images), channels, *size), 0.5))
+        except Exception:  # whatever it has against them
+            continue
+        if channels == given:
+            return ""
+        if normalises:
+            return f"; its network takes {channels} channels: give `mean` and `std` {channels} entries each"
+        grey = "images.mean(1, keepdim=True)" if channels == 1 else "images.expand(-1, 3, -1, -1)"
+        return f"; it takes {channels} channels: give it {grey}"
+    return ""
+
+
 def check_answers(
     explainer: CounterfactualExplainer, images: Tensor, ids: Sequence[str], logits: Tensor, labels: Tensor | None
 ) -> bool:
@@ -97,26 +117,6 @@ def check_answers(
     predictions = explainer.decision.prediction(logits).tolist()
     check_labels(predictions, known_labels(labels, explainer.decision, len(images)))
     return True
-
-
-def _channel_remedy(classifier: Classifier, images: Tensor) -> str:
-    """What to do about a classifier that is given another number of channels than it takes; empty if it is not."""
-    network, given, size = classifier, images.shape[1], images.shape[2:]
-    if normalises := isinstance(classifier, NormalisedClassifier):
-        network, given, size = classifier.network, classifier.mean.shape[1], classifier.size or size
-    for channels in (given, 1, 3):
-        try:
-            with torch.no_grad():
-                network(images.new_full((len(images), channels, *size), 0.5))
-        except Exception:  # whatever it has against them
-            continue
-        if channels == given:
-            return ""
-        if normalises:
-            return f"; its network takes {channels} channels: give `mean` and `std` {channels} entries each"
-        grey = "images.mean(1, keepdim=True)" if channels == 1 else "images.expand(-1, 3, -1, -1)"
-        return f"; it takes {channels} channels: give it {grey}"
-    return ""
 
 
 def check_labels(predictions: list[int], labels: list[int | None]) -> None:

@@ -5,7 +5,7 @@ python -m benchmarks.beyond --images 256 --seeds 0 1 2      (a day on 2 CPU core
 python -m benchmarks.beyond --subjects plain --variants all --plot docs/images/frontier.png
 
 Explains test images with every setting, or goes on with what is in outputs/beyond, and measures the runs with
-``explain.py evaluate``. The digits need the networks that docs/your-own.md and docs/beyond.md say how to train.
+``explain.py evaluate``. The digits need the images and networks of docs/your-own.md.
 """
 
 from __future__ import annotations
