@@ -279,17 +279,18 @@ def test_the_noise_of_the_next_iteration_is_drawn_before_the_device_is_waited_fo
     assert events == ["start", "draw", "asked", "draw", "wait", "start", "asked", "draw", "wait"]
 
 
-def test_an_image_that_enters_later_has_noise_of_its_own(make_pool):
-    """Also one that comes back to the slot that it has just left, as a repair does."""
-    first, alone = query("a"), query("a")
-    busy, quiet = make_pool(), make_pool()
-    for pool, one in ((busy, first), (quiet, alone)):
-        pool.add(one)
-        if pool is busy:
-            for name in "bcd":
-                pool.add(query(name))
-        for one.repairs in (0, 1):
-            if one.repairs:
-                pool.add(one)
-            pool.run(drain=pool is quiet or one.repairs == 1)
-    assert torch.equal(first.pre_explanation, alone.pre_explanation)
+def test_an_image_that_comes_back_to_its_slot_has_new_noise(make_pool):
+    """As a repair does, while another image is in work."""
+    busy, quiet, repaired, alone = make_pool(), make_pool(), query("a"), query("a")
+    for one in (query("b"), repaired, query("c")):
+        busy.add(one)
+    assert repaired in busy.run(drain=False)
+    assert [one.id if one else None for one in busy.queries] == ["c", None], "its slot is free"
+    repaired.repairs = 1
+    busy.add(repaired)
+    busy.run(drain=True)
+
+    for alone.repairs in (0, 1):
+        quiet.add(alone)
+        quiet.run(drain=True)
+    assert torch.equal(repaired.pre_explanation, alone.pre_explanation)
