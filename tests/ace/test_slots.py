@@ -281,14 +281,19 @@ def test_the_noise_of_the_next_iteration_is_drawn_before_the_device_is_waited_fo
 
 def test_an_image_that_comes_back_to_its_slot_has_new_noise(make_pool):
     """As a repair does, while another image is in work."""
-    busy, quiet, repaired, alone = make_pool(), make_pool(), query("a"), query("a")
-    for one in (query("b"), repaired, query("c")):
-        busy.add(one)
-    assert repaired in busy.run(drain=False)
-    assert [one.id if one else None for one in busy.queries] == ["c", None], "its slot is free"
-    repaired.repairs = 1
+    busy, quiet, repaired, alone, other = make_pool(), make_pool(), query("a"), query("a"), query("b")
+
+    def go_on() -> None:
+        if repaired.iterations == 1:
+            busy.add(other)
+        elif repaired not in busy.queries and not repaired.repairs:
+            assert other in busy.queries
+            repaired.repairs = 1
+            busy.add(repaired)
+
+    busy.listeners = [go_on]
     busy.add(repaired)
-    busy.run(drain=True)
+    assert busy.run(drain=True) == [repaired, other, repaired]
 
     for alone.repairs in (0, 1):
         quiet.add(alone)
