@@ -15,11 +15,11 @@ import sys
 
 from jsonargparse import auto_cli
 
-from lit_modules import audit, calibrate, commands, evaluation
+from lit_modules import audit, calibrate, commands, evaluation, refine
 
 COMMANDS = {
     "generate": commands.generate,
-    "refine": commands.refine,
+    "refine": refine.refine,
     "evaluate": evaluation.evaluate,
     "audit": audit.audit,
     "report": commands.report,

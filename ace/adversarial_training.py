@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ace.attacks import PGD
 
+GRADIENT_SCALE = 2.0**10  # or float16 would lose the small ones; sign steps do not change, in float32 in no bit
+
 
 @dataclass(frozen=True)
 class PGDTraining:
@@ -47,6 +49,6 @@ class PGDTraining:
         for _ in range(self.iterations):
             with torch.enable_grad():
                 point = found.detach().requires_grad_()
-                (gradient,) = torch.autograd.grad(loss(point), point)
+                (gradient,) = torch.autograd.grad(loss(point) * GRADIENT_SCALE, point)
             found = attack.update(found, images, -gradient, {})
         return found

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from ace.judges import FLIPPED, Judges, measure_correlations
-from ace.measurement import Measurement, bootstrap, wilson
+from ace.judges import FLIPPED, Judges
+from ace.measurement import Measurement, bootstrap, measure_correlations, wilson
 from ace.metrics.oracle import attribute_changes, query_correlations
 from ace.results import results_of_run
 from ace.run_store import RunStore

@@ -124,7 +124,8 @@ def judge(
         if not all(map(math.isfinite, values)):
             explanations.append(failure(query, "the result, or the classifier's output for it, is not finite"))
             continue
-        images = {"counterfactual": counterfactual[row], "pre_explanation": pre_explanation[row], "mask": mask[row]}
+        images = {"counterfactual": counterfactual, "pre_explanation": pre_explanation, "mask": mask}
+        images = {kind: batch[row].clone() for kind, batch in images.items()}  # no longer a part of the batch's memory
         status = "flipped" if flipped[row] else "not_flipped"
         explanations.append(
             Explanation(status=status, **images, **query_facts(query), **dict(zip(numbers, values, strict=True)))

@@ -1,6 +1,8 @@
 """The one conversion between float images and 8-bit images, and their PNG files."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +94,21 @@ def save_png(array: np.ndarray, path: str | Path) -> None:
     write_whole(buffer.getvalue(), path)
 
 
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Name the picture that is damaged: not all of PIL's messages do.
+
+    Raises:
+        OSError: in place of those of the block, but for a `FileNotFoundError`.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OSError(f"{path} cannot be read ({error}): restore it, or explain its image in a new run") from error
+
+
 def load_png(path: str | Path) -> np.ndarray:
     """Read a PNG file.
 
@@ -99,9 +116,9 @@ def load_png(path: str | Path) -> np.ndarray:
         uint8 array, shape (H, W, 1) for a grey image and (H, W, 3) for any other.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        OSError: there is no such file, or it is damaged; see `reading`.
     """
-    with Image.open(path) as image:
+    with reading(path), Image.open(path) as image:
         grey = image.mode in ("1", "L")
         array = np.asarray(image.convert("L" if grey else "RGB"))
     return array[..., None] if grey else array

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ace.decision import AwayFrom, Decision
-from ace.measurement import Measurement, measure_mean, measure_share
+from ace.measurement import Measurement, measure_correlations, measure_mean, measure_share
 from ace.memory import gather
 from ace.metrics.base import Distance, Network
 from ace.metrics.cout import transition_curves
-from ace.metrics.oracle import attribute_changes, correlation_difference
+from ace.metrics.oracle import attribute_changes
 from ace.metrics.realism import FrechetDistance, SplitFrechetDistance
 from ace.metrics.similarity import cosine_similarity
 from ace.results import Result, batches
@@ -111,29 +111,39 @@ class Judges:
 
     @torch.no_grad()
     def measure(self, results: list[Result]) -> dict[str, Measurement]:
-        """All metrics for which there is a judge and an image, by name."""
+        """All metrics for which there is a judge and an image, by name.
+
+        Warns:
+            UserWarning: a judge that cannot take the images, or not so many at a time, is left out.
+        """
         found: dict[str, Measurement | None] = {}
-        if self.classifier is not None and self.decision is not None:
-            found |= self._transition(results)
-            found["untargeted_flip_rate"] = self._any_flip(results)
-        if self.second is not None and self.second_decision is not None:
-            found["non_adversarial_flip_rate"] = self._second_opinion(results)
-        if self.oracle is not None:
-            found |= self._attributes(results)
-        if self.faces is not None:
-            found |= self._faces(results)
-        if self.scenes is not None:
-            chosen, subset = self._subset(results, CORRECT)
-            found["s3"] = measure_mean(
-                self._cosines(chosen, self.scenes), subset, self._by("scenes", "SimSiam projector")
-            )
-        for name, distance in self.distances.items():
-            found[name] = self._distance(results, name, distance)
-        for name, encoder in self.encoders.items():
-            found |= self._realism(results, name, encoder)
-        if self.region is not None:
-            found["change_in_region"] = self._in_region(results)
+        for judge, judged_by in self._present():
+            try:
+                found |= judged_by(results)
+            except (RuntimeError, ValueError, AssertionError) as error:  # what networks raise for images of other sizes
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                warnings.warn(f"{judge} is left out, it cannot judge these images: {reason[0]}", stacklevel=2)
         return {name: measurement for name, measurement in found.items() if measurement is not None}
+
+    def _present(self) -> Iterator[tuple[str, Callable[[list[Result]], dict[str, Measurement | None]]]]:
+        """Name of each judge that is there, and what measures by it."""
+        if self.classifier is not None and self.decision is not None:
+            yield "the classifier", self._transition
+            yield "the classifier", self._any_flip
+        if self.second is not None and self.second_decision is not None:
+            yield "second_classifier", self._second_opinion
+        if self.oracle is not None:
+            yield "the oracle", self._attributes
+        if self.faces is not None:
+            yield "the encoder of faces", self._faces
+        if self.scenes is not None:
+            yield "the encoder of scenes", self._scenes
+        for name, distance in self.distances.items():
+            yield name, partial(self._distance, name=name, distance=distance)
+        for name, encoder in self.encoders.items():
+            yield name, partial(self._realism, name=name, encoder=encoder)
+        if self.region is not None:
+            yield "change_in_region", self._in_region
 
     def _subset(self, results: list[Result], wanted: str) -> tuple[list[Result], str]:
         if self.subsets == "all" or wanted == EXPLAINED:
@@ -198,25 +208,26 @@ class Judges:
     def _probabilities(self, images: Tensor) -> Tensor:
         return self.decision.scores(self.classifier(images)).float().softmax(1)
 
-    def _any_flip(self, results: list[Result]) -> Measurement | None:
+    def _any_flip(self, results: list[Result]) -> dict[str, Measurement | None]:
         """Share that leave their class, whatever they become, where a target of more than two classes was asked for."""
         known = [result for result in results if result.target is not None]
         if len(self.decision.class_names) == 2 or isinstance(self.decision, AwayFrom) or not known:
-            return None
+            return {}
         parts = ([self.decision.prediction(self.classifier(pair[1]))] for pair in self._pairs(known))
         [after] = gather(parts, len(known))
         left = after != torch.tensor([result.prediction for result in known])
-        return measure_share(left, EXPLAINED, "decided as any other class")
+        return {"untargeted_flip_rate": measure_share(left, EXPLAINED, "decided as any other class")}
 
-    def _second_opinion(self, results: list[Result]) -> Measurement | None:
+    def _second_opinion(self, results: list[Result]) -> dict[str, Measurement | None]:
         """Share of all that flip both classifiers, where it is known which classes were asked for."""
         known = [result for result in results if result.target is not None]
         if not known:
-            return None
+            return {}
         [after] = gather(([self.second(counterfactual)] for _, counterfactual in self._pairs(known)), len(known))
         target = torch.tensor([result.target for result in known])
         both = torch.tensor([result.flipped for result in known]) & self.second_decision.flipped(after, target)
-        return measure_share(both, EXPLAINED, self._by("second", "a second classifier flips too"))
+        convention = self._by("second", "a second classifier flips too")
+        return {"non_adversarial_flip_rate": measure_share(both, EXPLAINED, convention)}
 
     def _attributes(self, results: list[Result]) -> dict[str, Measurement | None]:
         chosen, subset = self._subset(results, FLIPPED)
@@ -244,9 +255,14 @@ class Judges:
             "fs": measure_mean(cosines, subset, self._by("faces", "mean cosine")),
         }
 
-    def _distance(self, results: list[Result], name: str, distance: Distance) -> Measurement | None:
+    def _scenes(self, results: list[Result]) -> dict[str, Measurement | None]:
+        chosen, subset = self._subset(results, CORRECT)
+        convention = self._by("scenes", "SimSiam projector")
+        return {"s3": measure_mean(self._cosines(chosen, self.scenes), subset, convention)}
+
+    def _distance(self, results: list[Result], name: str, distance: Distance) -> dict[str, Measurement | None]:
         tables = gather(([distance(*pair).flatten()] for pair in self._pairs(results)), len(results))
-        return measure_mean(tables[0], EXPLAINED, self._by(name, name)) if tables else None
+        return {name: measure_mean(tables[0], EXPLAINED, self._by(name, name)) if tables else None}
 
     def _realism(self, results: list[Result], name: str, encoder: Network) -> dict[str, Measurement | None]:
         """FID and sFID, against all originals; left out, with a warning, where there are too few images."""
@@ -277,7 +293,7 @@ class Judges:
             found[metric.name] = Measurement(value.item(), int(kept.sum()), subset, None, convention)
         return found
 
-    def _in_region(self, results: list[Result]) -> Measurement | None:
+    def _in_region(self, results: list[Result]) -> dict[str, Measurement | None]:
         """Share of the absolute change that falls where the query can show."""
         chosen, subset = self._subset(results, FLIPPED)
         shares = []
@@ -288,16 +304,5 @@ class Judges:
                 shares.append((change[torch.from_numpy(self.region(result.id))].sum() / change.sum()).item())
         if chosen and not shares:
             warnings.warn("change_in_region is left out: no image has changed", stacklevel=3)
-        return measure_mean(torch.tensor(shares), subset, "where the query alone changes the true picture")
-
-
-def measure_correlations(
-    changes: Tensor, correlations: Tensor, query: int, subset: str, convention: str = "the query counts"
-) -> Measurement:
-    """The CD of `attribute_changes`, see `correlation_difference`.
-
-    It has no interval: chance makes a sum of absolute values larger, and resampling does so once more, so that a
-    bootstrap's percentiles can lie above the value itself.
-    """
-    value = correlation_difference(changes, correlations, query).item()
-    return Measurement(value, len(changes), subset, None, convention)
+        convention = "where the query alone changes the true picture"
+        return {"change_in_region": measure_mean(torch.tensor(shares), subset, convention)}

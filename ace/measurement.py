@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ace.metrics.oracle import correlation_difference
+
 RESAMPLES = 1000
 _Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
 _CHUNK = 2**20  # indices drawn at a time
@@ -84,3 +86,15 @@ def wilson(count: int, n: int) -> tuple[float, float]:
         raise ValueError(f"{count} of {n} is no share: count at most all of at least one")
     centre, spread = count + _Z**2 / 2, _Z * math.sqrt(count * (n - count) / n + _Z**2 / 4)
     return max(0.0, (centre - spread) / (n + _Z**2)), min(1.0, (centre + spread) / (n + _Z**2))
+
+
+def measure_correlations(
+    changes: Tensor, correlations: Tensor, query: int, subset: str, convention: str = "the query counts"
+) -> Measurement:
+    """The CD of `attribute_changes`, see `correlation_difference`.
+
+    It has no interval: chance makes a sum of absolute values larger, and resampling does so once more, so that a
+    bootstrap's percentiles can lie above the value itself.
+    """
+    value = correlation_difference(changes, correlations, query).item()
+    return Measurement(value, len(changes), subset, None, convention)

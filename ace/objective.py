@@ -140,5 +140,6 @@ def _normalising_scale(gradient: Tensor) -> Tensor:
     On its way back through the filter the gradient of a sure classifier would vanish in float16. Powers of two change
     nothing but the exponent, so in float32 the result has the same bits.
     """
-    exponent = torch.frexp(gradient.abs().amax((1, 2, 3), keepdim=True)).exponent
-    return torch.ldexp(torch.ones_like(gradient[:, :1, :1, :1]), -exponent.clamp(min=-126))
+    largest = gradient.float().abs().amax((1, 2, 3), keepdim=True)
+    exponent = (largest.view(torch.int32) >> 23) - 126  # read from the bits: not every device has `frexp`
+    return torch.ldexp(torch.ones_like(largest), -exponent)

@@ -55,6 +55,7 @@ def ask(
         elif isinstance(goal, str):
             asked.append(Explanation(ids[row], images[row], f"skipped: {goal}", **facts))
         else:
-            region = None if allowed is None else allowed[row].to(images.device)
-            asked.append(Query(ids[row], images[row], goal, p_before=p_before[row], allowed=region, **facts))
+            region = None if allowed is None else allowed[row].to(images.device).clone()
+            image = images[row].clone()  # while one waits, it should not keep its whole batch in memory
+            asked.append(Query(ids[row], image, goal, p_before=p_before[row], allowed=region, **facts))
     return asked

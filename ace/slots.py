@@ -171,14 +171,14 @@ class SlotPool:
     def _fill(self) -> None:
         for slot, occupant in enumerate(self.queries):
             if occupant is None and self.waiting:
-                self._enter(slot, self.waiting.popleft())
+                self._enter(slot, self.waiting[0])
 
     def _enter(self, slot: int, query: Query) -> None:
         start = query.image if query.pre_explanation is None else query.pre_explanation
         state = query.state or {name: values[0] for name, values in self.attack.start(query.image[None]).items()}
         if not any(self.queries):
             self._allocate(query.image, state)
-        self.queries[slot] = query
+        self.queries[slot] = self.waiting.popleft()  # not before there was memory for it
         if self.ahead is not None:  # of an image that has left
             self.ahead[:, slot] = self._draw([query])[:, 0]
         self.image[slot], self.original[slot], self.target[slot] = start, query.image, query.target

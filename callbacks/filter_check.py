@@ -117,7 +117,7 @@ class FilterCheck(Callback):
         try:
             logits = self.classifier(torch.full((1, *data.shape), 0.5))
             self.decisions[-1].check(logits)  # it reads the last of the logits
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, AssertionError) as error:
             raise ValueError(
                 f"the classifier cannot take images of {'x'.join(map(str, data.shape))} ({error}): "
                 "give one that was trained on images of this kind"

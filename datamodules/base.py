@@ -123,20 +123,31 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         """Whole batches of the train split in random order; a training that goes on gets the rest of its epoch.
 
         Raises:
-            ValueError: If there is not one full batch for each device.
+            ValueError: See `check`.
         """
-        dataset = self._non_empty("train")
         rank, world_size = self._place()
-        if len(dataset) < self.batch_size * world_size:
-            raise ValueError(
-                f"The train split has {len(dataset)} images, fewer than batch_size={self.batch_size} for each of "
-                f"{world_size} devices: lower batch_size or add images."
-            )
+        self.check("train", world_size)
+        dataset = self.dataset("train")
         sampler = KeyedSampler(dataset, self.batch_size, run_seed(), rank, world_size)
         self._train_loader = ResumableLoader(KeyedDataset(dataset), sampler, **self._options())
         if self._position:
             self._train_loader.load_state_dict(self._position)
         return self._train_loader
+
+    def check(self, split: Split, devices: int) -> None:
+        """Check that a split has enough images for a training, or an evaluation, on so many devices.
+
+        Raises:
+            ValueError: If it is empty, or has less than a full batch (train) or one image (val, test) for each device.
+        """
+        count = len(self._non_empty(split))
+        if split == "train" and count < self.batch_size * devices:
+            raise ValueError(
+                f"The train split has {count} images, fewer than batch_size={self.batch_size} for each of "
+                f"{devices} devices: lower batch_size or add images."
+            )
+        if count < devices:  # a device without images would leave the others waiting for its numbers
+            raise ValueError(f"The {split} split has {count} images for {devices} devices: add images, or use fewer.")
 
     def state_dict(self) -> dict[str, int]:
         """The place in the training data, for a checkpoint."""
@@ -201,11 +212,9 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         return dataset
 
     def _evaluation(self, split: Split) -> DataLoader:
-        dataset, (rank, world_size) = self._non_empty(split), self._place()
-        if len(dataset) < world_size:  # a device without images would leave the others waiting for its numbers
-            raise ValueError(
-                f"The {split} split has {len(dataset)} images for {world_size} devices: add images, or use fewer."
-            )
+        rank, world_size = self._place()
+        self.check(split, world_size)
+        dataset = self.dataset(split)
         share = Subset(dataset, range(rank, len(dataset), world_size))
         # A sampler that says that this is already a share keeps Lightning from dividing it once more, and from
         # repeating images to make the shares equal.

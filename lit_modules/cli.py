@@ -10,6 +10,7 @@ import sys
 import warnings
 from argparse import ArgumentError, ArgumentTypeError
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,20 @@ from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ace.run_lock import RunLockedError
 from ace.versions import versions
 from callbacks.last_checkpoint import LastCheckpoint, last_checkpoint
 from callbacks.wandb_mode import never_prompt
 from callbacks.wandb_run import remember_run, remembered_run
+from datamodules.base import ImageDataModule, Split
+from lit_modules.training import TrainingModule
 
-# What is wrong with the user's input; the third is how jsonargparse tells of a class that cannot be made.
-INPUT_ERRORS = (ValueError, TypeError, ArgumentError, OSError)
+# What is wrong with the user's input; the third is how jsonargparse tells of a class that cannot be made, the last
+# how Lightning's trainer tells of devices that are not there.
+INPUT_ERRORS = (ValueError, TypeError, ArgumentError, OSError, MisconfigurationException)
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 class OutputCLI(LightningCLI):
@@ -93,8 +99,28 @@ class TrainCLI(OutputCLI):
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
+        reason = "an average of the weights, and small steps, are lost in half precision"
+        one_sentence(lambda: check_precision(self.trainer, reason))
         if self.trainer.loggers:  # Lightning's callback refuses to work without
             self.trainer.callbacks.append(LearningRateMonitor())
+
+    def before_fit(self) -> None:
+        self._check("train", *(["val"] if self.trainer.limit_val_batches else []))
+
+    def before_validate(self) -> None:
+        self._check("val")
+
+    def before_test(self) -> None:
+        self._check("test")
+
+    def _check(self, *splits: Split) -> None:
+        """End with a sentence where there are not enough images, or the network does not take them."""
+        model, data = self.model, self.datamodule
+        if isinstance(data, ImageDataModule):
+            for split in splits:
+                one_sentence(partial(data.check, split, self.trainer.world_size))
+            if isinstance(model, TrainingModule):
+                one_sentence(partial(model.check, data))
 
     def _refuse_overfitting(self) -> None:
         """For this Lightning makes loaders of its own, and cannot make one that knows where to go on."""
@@ -143,13 +169,29 @@ class LogConfigCallback(SaveConfigCallback):
 def output_folder(path: str) -> str:
     """Put the values of environment variables in the place of their names: runs of a sweep differ in nothing else.
 
+    A ``~`` that the shell has left becomes the home folder.
+
     Raises:
         ArgumentTypeError: one is not set; of other errors the parser would not tell the reason.
     """
     try:
-        return string.Template(path).substitute(os.environ)
+        return os.path.expanduser(string.Template(path).substitute(os.environ))
     except KeyError as error:
         raise ArgumentTypeError(f"{path!r} is not complete, the environment has no {error.args[0]}: set it") from error
+
+
+def check_precision(trainer: Trainer, reason: str) -> None:
+    """Refuse a precision in which the weights or the images are not float32.
+
+    Args:
+        trainer: as it is configured.
+        reason: why, for the message.
+
+    Raises:
+        ValueError: it is none of `PRECISIONS`.
+    """
+    if trainer.precision not in PRECISIONS:
+        raise ValueError(f"trainer.precision is {trainer.precision}: use one of {', '.join(PRECISIONS)} ({reason})")
 
 
 def plain_config(parser: LightningArgumentParser, config: Namespace, skip_none: bool = True) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import sys
 from collections import Counter
@@ -13,24 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 from lightning.pytorch.loggers import Logger
-from tqdm import tqdm
 
 from ace.evaluation import evaluate as evaluate_store
 from ace.files import WriteError
-from ace.images import from_uint8, load_png
 from ace.models.identity import folder_hash
 from ace.models.unet import local_folder
 from ace.preflight import UnfitNetworkError
-from ace.record import Record, check_id
+from ace.record import check_id
 from ace.report import write_comparison, write_figure, write_gallery, write_report
 from ace.run_lock import RunLock
 from ace.run_progress import RunProgress
 from ace.run_store import RunStore
-from ace.slots import Query
 from callbacks.counterfactual_progress import CounterfactualProgress
-from callbacks.counterfactual_writer import CounterfactualWriter, write_explanation
+from callbacks.counterfactual_writer import CounterfactualWriter
 from callbacks.log_run import log_config, log_run
 from callbacks.progress_logger import ProgressLogger
 from callbacks.run_estimate import RunEstimate
@@ -42,7 +37,6 @@ from lit_modules.closing_summary import print_paths, print_summary
 from lit_modules.counterfactual import MEMORY_ARGUMENTS, LitCounterfactual
 from lit_modules.set_up import ExplainCLI, check_fit, make_cli
 
-HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 # What stands in the settings by its content instead, or not at all.
 ELSEWHERE = ("classifier", "diffusion", "avoid", "repel", *MEMORY_ARGUMENTS)
 
@@ -58,7 +52,7 @@ def generate(args: list[str]) -> RunStore | None:
         trainer.loggers = []
         _predict(cli)
         return None
-    with _locked(cli.config.output_dir) if trainer.is_global_zero else nullcontext():
+    with locked(cli.config.output_dir) if trainer.is_global_zero else nullcontext():
         store, left = one_sentence(lambda: _open_store(cli, todo))
         cli.model.kept_slots = store.config["model"].get("slots")
         progress = RunProgress(store, left)
@@ -71,26 +65,9 @@ def generate(args: list[str]) -> RunStore | None:
         _predict(cli)
         if trainer.is_global_zero:
             if store.finished_ids():
-                _finish(store, trainer.loggers, cli.config.examples)
+                finish(store, trainer.loggers, cli.config.examples)
             _check_outcome(store, todo, cli.config.max_failures)
     return store
-
-
-def refine(
-    run: str, threshold: float | None = None, dilation: int | None = None, output_dir: str | None = None
-) -> RunStore:
-    """Redo the second stage of a run from its stored pre-explanations, into a new run folder.
-
-    Args:
-        run: folder of the run.
-        threshold: relative change from which a pixel is repainted; by default as in the run.
-        dilation: size in pixels over which the change is spread; by default as in the run.
-        output_dir: the new folder; by default the run's name with the two settings.
-    """
-    source, target, model = one_sentence(lambda: _set_up_refinement(run, threshold, dilation, output_dir))
-    with _locked(target.folder):
-        _refine(source, target, model)
-    return target
 
 
 def report(run: str, compare: list[str] | None = None) -> None:
@@ -101,7 +78,7 @@ def report(run: str, compare: list[str] | None = None) -> None:
         compare: folders of further runs; ``compare.html`` in the first run's folder shows their common images.
     """
     stores = [one_sentence(partial(RunStore.open, folder)) for folder in (run, *(compare or []))]
-    paths = [one_sentence(partial(draw, stores[0])) for draw in (write_gallery, write_report)]
+    paths = one_sentence(partial(_draw, stores[0]))
     if compare:
         paths.append(one_sentence(lambda: write_comparison(stores)))
     print_paths(stores[0], paths)
@@ -132,25 +109,6 @@ def figure(
     print_paths(stores[0], [one_sentence(lambda: write_figure(stores, path, ids, max_images, width, dpi))])
 
 
-def _refine(source: RunStore, target: RunStore, model: LitCounterfactual) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    explainer = model.place(device).explainer
-    finished = target.finished_ids()
-    todo = [record for record in source.records() if record.id not in finished]
-    for record in todo:
-        if not record.explained:
-            original = source.image_path("original", record.id)
-            target.add(record, {"original": load_png(original)} if original.exists() else {})
-    explained = [record for record in todo if record.explained]
-    for start in tqdm(range(0, len(explained), explainer.slots), desc="Refining", disable=None):
-        chunk = explained[start : start + explainer.slots]
-        with torch.autocast(device.type, HALF.get(source.settings["precision"]), source.settings["precision"] in HALF):
-            explanations = explainer.refine([_stored_query(source, record, model) for record in chunk])
-        for explanation in explanations:
-            write_explanation(target, explanation, explainer.seed)
-    _finish(target)
-
-
 def _predict(cli: ExplainCLI) -> None:
     """Go through the images; networks that the first of them show to be unfit, or too large, end the program."""
     try:
@@ -173,7 +131,7 @@ def _memory_remedies(model: LitCounterfactual) -> str:
 
 
 @contextmanager
-def _locked(folder: str | Path) -> Iterator[None]:
+def locked(folder: str | Path) -> Iterator[None]:
     """Keep other runs out of a run folder; a disk that is full later on ends the program with its sentence too."""
     lock = RunLock(folder)
     one_sentence(lock.acquire)
@@ -200,7 +158,7 @@ def _set_up(args: list[str]) -> tuple[ExplainCLI, list[str]]:
 def _open_store(cli: ExplainCLI, ids: list[str]) -> tuple[RunStore, int]:
     """Make the run folder, or find out what is done in the one that is there; also how many images are left."""
     config = cli.plain_config()
-    settings = _settings(config, cli.model, cli.trainer.precision)
+    settings = settings_of(config, cli.model, cli.trainer.precision)
     store = RunStore.create(config["output_dir"], config, settings, cli.trainer.global_rank)
     cli.datamodule.finished_ids = store.finished_ids
     left = len(set(ids) - store.finished_ids())
@@ -209,7 +167,7 @@ def _open_store(cli: ExplainCLI, ids: list[str]) -> tuple[RunStore, int]:
     return store, left
 
 
-def _settings(config: dict[str, Any], model: LitCounterfactual, precision: str) -> dict[str, Any]:
+def settings_of(config: dict[str, Any], model: LitCounterfactual, precision: str) -> dict[str, Any]:
     """What the results depend on: weights by content, not by place; nothing that only concerns memory or speed."""
     method, data, decision = config["model"], config["data"], model.explainer.decision
     return {
@@ -235,56 +193,16 @@ def _content(store: RunStore) -> str:
     return f"{store.settings_hash}, images {hashlib.sha256(ids.encode()).hexdigest()}"
 
 
-def _set_up_refinement(
-    run: str, threshold: float | None, dilation: int | None, output_dir: str | None
-) -> tuple[RunStore, RunStore, LitCounterfactual]:
-    source = RunStore.open(run)
-    config = copy.deepcopy(source.config)
-    refinement = config["model"]["refinement"]
-    refinement.update({k: v for k, v in {"threshold": threshold, "dilation": dilation}.items() if v is not None})
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(LitCounterfactual, "model")
-    model = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
-    settings = _settings(config, model, source.settings["precision"])
-    if settings["weights"] != source.settings["weights"]:
-        raise ValueError(f"the weights have changed since {run} was made: {source.config['model']['classifier']!r} or "
-                         f"{source.config['model']['diffusion']!r} is not what the run used; restore it")  # fmt: skip
-    name = f"{source.folder.name}-threshold{refinement['threshold']}-dilation{refinement['dilation']}"
-    settings["refined_from"] = source.settings_hash  # `generate` would repair, from other pre-explanations
-    target = RunStore.create(output_dir or source.folder.parent / name, config, settings)
-    return source, target, model
+def _draw(store: RunStore) -> list[Path]:
+    """The gallery, where there is an explained image, and the page."""
+    galleries = [write_gallery(store)] if any(record.explained for record in store.records()) else []
+    return [*galleries, write_report(store)]
 
 
-def _stored_query(store: RunStore, record: Record, model: LitCounterfactual) -> Query:
-    """An image of a run as it was after the first stage."""
-    image, pre_explanation = (
-        from_uint8(load_png(store.image_path(kind, record.id))).to(model.device)
-        for kind in ("original", "pre_explanation")
-    )
-    allowed = model.earlier.allowed(image[None], [record.id])
-    return Query(
-        record.id,
-        image,
-        target=record.target,
-        prediction=record.prediction,
-        label=record.label,
-        p_before=record.p_before,
-        allowed=None if allowed is None else allowed[0],
-        iterations=record.iterations,
-        repairs=record.repairs or 0,
-        unet_forwards=record.unet_forwards,
-        unet_backwards=record.unet_backwards,
-        seconds=record.seconds,
-        peak_memory=record.peak_memory or 0,
-        pre_explanation=pre_explanation,
-    )
-
-
-def _finish(store: RunStore, loggers: Sequence[Logger] = (), examples: int = 0) -> None:
+def finish(store: RunStore, loggers: Sequence[Logger] = (), examples: int = 0) -> None:
     """Merge, measure and show what is done of a run."""
     metrics = evaluate_store(store)
-    paths = [write_gallery(store)] if any(record.explained for record in store.records()) else []
-    paths.append(write_report(store))
+    paths = _draw(store)
     log_run(loggers, store, metrics, examples)
     print_summary(store, metrics, paths)
 

@@ -17,6 +17,7 @@ from ace.models.unet import load_diffusion
 from ace.noise import generator
 from ace.parametrisation import check_channels
 from ace.preflight import check_unet
+from datamodules.base import ImageDataModule
 from lit_modules.training import TrainingModule
 
 # Shares of the chain whose validation loss is logged on its own: ACE filters with the first of them.
@@ -92,11 +93,15 @@ class LitDDPM(TrainingModule):
         self.mean_loss = MeanMetric(nan_strategy=math.nan)
         self.bucket_losses = nn.ModuleList(MeanMetric(nan_strategy=math.nan) for _ in self.edges[1:])
 
+    def check(self, data: ImageDataModule) -> None:
+        """Check that the UNet takes images of this shape."""
+        check_unet(self.unet, *data.shape)
+
     def setup(self, stage: str) -> None:
         """Check that the images of the data module fit the network; what it learns from, it is made for and samples."""
         data = self.trainer.datamodule
         if data is not None:
-            check_unet(self.unet, *data.shape)
+            self.check(data)
             if stage == "fit":
                 self.unet.register_to_config(sample_size=data.image_size)
 

@@ -16,11 +16,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from ace.preflight import check_networks
 from datamodules.base import ImageDataModule
-from lit_modules.cli import OutputCLI, plain_config
+from lit_modules.cli import OutputCLI, check_precision, plain_config
 from lit_modules.counterfactual import UNPLANNED, LitCounterfactual
 
 TIMEOUT = timedelta(days=7)
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 class ExplainCLI(OutputCLI):
@@ -113,11 +112,7 @@ def _check_trainer(trainer: Trainer, config: dict[str, Any]) -> None:
     """Refuse what would fail, or give other results, in the middle of the run."""
     if config.get("inference_mode"):
         raise ValueError("trainer.inference_mode is true, and gradients do not exist in it: leave it out")
-    if trainer.precision not in PRECISIONS:
-        raise ValueError(
-            f"trainer.precision is {trainer.precision}: use one of {', '.join(PRECISIONS)} "
-            "(without float32 the update and the masks are not exact)"
-        )
+    check_precision(trainer, "without float32 the update and the masks are not exact")
     limit = trainer.limit_predict_batches
     if isinstance(limit, int) or limit < 1:  # a number of batches, or a share of them
         raise ValueError(

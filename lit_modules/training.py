@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import Metric
 
+from datamodules.base import ImageDataModule
 from datamodules.loading import run_seed
 from lit_modules.optimisation import warmup_cosine_adamw
 
@@ -38,6 +39,13 @@ class TrainingModule(LightningModule):
         if warmup_steps < 0:
             raise ValueError(f"warmup_steps must not be negative, got {warmup_steps}")
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
+
+    def check(self, data: ImageDataModule) -> None:
+        """Check that the network can be trained on these images; by default there is nothing to check.
+
+        Raises:
+            ValueError: it cannot.
+        """
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]

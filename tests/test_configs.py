@@ -246,6 +246,12 @@ def test_an_output_folder_of_an_unknown_variable_is_refused(set_up, capsys):
     assert "the environment has no NOT_SET: set it" in capsys.readouterr().err
 
 
+def test_the_home_folder_is_found_where_the_shell_has_left_its_name(set_up, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cli = set_up("train.py fit", ["--config", "configs/avatars/ddpm.yaml", "--output_dir=~/runs/a"])
+    assert cli.config.output_dir == cli.trainer.default_root_dir == f"{tmp_path}/runs/a"
+
+
 @pytest.mark.parametrize("script", ["train.py fit", "explain.py generate"])
 @pytest.mark.parametrize("logger", ["csv", "tensorboard", "wandb"])
 def test_a_logger_takes_the_place_of_another_with_all_its_settings(script, logger, set_up):

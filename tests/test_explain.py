@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 
 import explain
+from ace.diffusion_filter import DiffusionFilter
 from ace.images import from_uint8, load_png
 from ace.models.classifiers import ImageClassifier
 from ace.run_store import RunStore
@@ -416,6 +417,24 @@ def test_refine_continues_and_carries_over_what_was_left_out(copied):
     assert json.loads((folder / "metrics.json").read_text())["n"] == 3
 
 
+def test_refine_goes_on_with_fewer_images_where_the_memory_is_not_enough(finished, tmp_path, monkeypatch):
+    inpaint = DiffusionFilter.inpaint
+
+    def greedy(self, images, *rest):
+        if len(images) > 4:  # rows of one slot and of two to four
+            raise torch.OutOfMemoryError("out of memory")
+        return inpaint(self, images, *rest)
+
+    monkeypatch.setattr(DiffusionFilter, "inpaint", greedy)
+    run, config = tmp_path / "run", "slots: 8"
+    shutil.copytree(finished, run, ignore=shutil.ignore_patterns("wandb"))
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(re.sub(r"slots: \d+", config, text))
+    with pytest.warns(UserWarning, match="8 images at a time: going on with 4"):
+        explain.main(["refine", str(run), f"--output_dir={tmp_path / 'refined'}"])
+    assert records(tmp_path / "refined").keys() == records(run).keys()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [(["--threshold=2"], r"threshold must be in \[0, 1\].*2"), (["--dilation=4"], "dilation must be an odd number.*4")],
@@ -466,6 +485,14 @@ def test_report_draws_the_gallery_and_the_page(copied, finished, capsys):
     printed = capsys.readouterr().out
     assert str(copied / "gallery.png") in printed
     assert str(copied / "report.html") in printed
+
+
+def test_a_run_without_an_explained_image_has_a_page_with_the_reasons(copied):
+    lines = [json.loads(line) for line in (copied / "records.rank0.jsonl").read_text().splitlines()]
+    skipped = [json.dumps(line | {"status": "skipped: already so", "flipped": False}) for line in lines]
+    (copied / "records.rank0.jsonl").write_text("".join(f"{line}\n" for line in skipped))
+    explain.main(["report", str(copied)])
+    assert "already so" in (copied / "report.html").read_text()
 
 
 def test_report_compares_and_figure_arranges_several_runs(copied, capsys):

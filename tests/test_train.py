@@ -278,6 +278,14 @@ def test_help_is_readable(command, words, capsys):
             ["--trainer.overfit_batches=2"],
             "trainer.overfit_batches is 2, .* --trainer.limit_train_batches 2",
         ),
+        (CLASSIFIER, ["--data.batch_size=17"], "The train split has 16 images, fewer than batch_size=17 for each of 1"),
+        (CLASSIFIER, ["--data.val_size=0"], "val_size"),
+        (
+            CLASSIFIER,
+            ["--trainer.precision=bf16-true"],
+            "trainer.precision is bf16-true: use one of 32-true, bf16-mixed",
+        ),
+        (CLASSIFIER, ["--trainer.accelerator=mps"], ".*MPSAccelerator"),
         (CLASSIFIER, ["--model.architecture=resnet_18"], "unknown architecture 'resnet_18'"),
         (CLASSIFIER, ["--model.adversarial.epsilon=-3"], r"epsilon must be positive \(grey levels\), got -3.0"),
         (

@@ -59,11 +59,7 @@ def write_report(store: RunStore) -> Path:
     """
     records = _records(store)
     draw_pictures(store, [record.id for record in records])
-    config = yaml.safe_dump(store.config, sort_keys=False, allow_unicode=True)
-    _write(store.folder / REPRODUCE, f"# The configuration of this run, for explain.py generate --config\n{config}")
     audit = _audit(store, records)
-    again = store.folder.with_name(f"{store.folder.resolve().name}-again")
-    arguments = ["--config", str(store.folder / REPRODUCE), "--output_dir", str(again)]
     return _write_page(
         store.folder / "report.html",
         {store.folder.resolve().name: store},
@@ -74,8 +70,22 @@ def write_report(store: RunStore) -> Path:
             Table("Settings", (), list(flatten(store.settings).items())),
         ],
         verdicts=_verdicts(audit),
-        reproduce={"command": f"python explain.py generate {shlex.join(arguments)}", "config": config},
+        reproduce=_reproduce(store),
     )
+
+
+def _reproduce(store: RunStore) -> dict[str, str] | None:
+    """The command that makes the run again, and its configuration, which is written into the folder.
+
+    There is none for a refined run: its pre-explanations are another run's, and `generate` would repair them.
+    """
+    if "refined_from" in store.settings:
+        return None
+    config = yaml.safe_dump(store.config, sort_keys=False, allow_unicode=True)
+    _write(store.folder / REPRODUCE, f"# The configuration of this run, for explain.py generate --config\n{config}")
+    again = store.folder.with_name(f"{store.folder.resolve().name}-again")
+    arguments = ["--config", str(store.folder / REPRODUCE), "--output_dir", str(again)]
+    return {"command": f"python explain.py generate {shlex.join(arguments)}", "config": config}
 
 
 def write_comparison(stores: Sequence[RunStore]) -> Path:

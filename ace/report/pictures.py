@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from ace.files import check_inside, make_folder, write_whole, writing
-from ace.images import load_png, save_png
+from ace.images import load_png, reading, save_png
 from ace.report.change import heat_map
 from ace.run_store import IMAGE_KINDS, RunStore
 
@@ -60,23 +60,26 @@ def draw_pictures(store: RunStore, ids: Iterable[str]) -> None:
 def _draw(store: RunStore, id: str, large: bool) -> None:
     before, after, change = (store.image_path(kind, id) for kind in ("original", "counterfactual", "change"))
     if before.exists() and after.exists() and not _is_newer(change, before, after):
+        changes = heat_map(load_png(before), load_png(after))
         with writing(change):
-            save_png(heat_map(load_png(before), load_png(after)), change)
+            save_png(changes, change)
     for kind in _THUMBNAILED if large else ():
         picture = store.image_path(kind, id)
         thumbnail = store.folder / "images" / "thumbnail" / kind / f"{id}.jpg"
         if picture.exists() and not _is_newer(thumbnail, picture):
+            small = _thumbnail(picture)
             with writing(thumbnail):
-                _write_thumbnail(picture, thumbnail)
+                write_whole(small, thumbnail)
 
 
-def _write_thumbnail(picture: Path, thumbnail: Path) -> None:
+def _thumbnail(picture: Path) -> bytes:
+    """A JPEG file of the picture, made small."""
     buffer = io.BytesIO()
-    with Image.open(picture) as image:
+    with reading(picture), Image.open(picture) as image:
         small = image.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     small.save(buffer, format="JPEG", quality=90)
-    write_whole(buffer.getvalue(), thumbnail)
+    return buffer.getvalue()
 
 
 def _is_newer(path: Path, *sources: Path) -> bool:

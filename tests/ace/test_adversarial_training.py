@@ -41,6 +41,14 @@ def test_gradients_are_taken_where_they_are_switched_off():
     assert loss(found) > loss(images)
 
 
+def test_gradients_too_small_for_half_precision_are_not_lost():
+    images = torch.full((1, 1, 2, 2), 0.5)
+    faint = PGDTraining(epsilon=8, step_size=8, iterations=1).perturb(
+        lambda point: (point.half() * 2.0**-30).float().sum(), images, torch.zeros_like(images)
+    )
+    torch.testing.assert_close(faint, images + 8 * GREY)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

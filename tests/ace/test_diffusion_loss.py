@@ -86,6 +86,22 @@ def test_the_bound_is_the_divergence_of_the_posteriors(case):
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "limit"), [({}, 1.0), ({"clip_sample_range": 2.0}, 2.0), ({"clip_sample": False}, 5.0)]
+)
+def test_the_bound_is_of_the_mean_that_the_filter_takes(options, limit):
+    """x_0 is estimated far out of range; the bound grows with the square of what is left of the distance."""
+    images, timesteps = torch.full((1, 3, 4, 4), 0.5), torch.tensor([400])
+    scheduler = DDPMScheduler(variance_type="learned_range", prediction_type="sample", **options)
+    output = Constant(torch.cat([torch.full((1, 3, 4, 4), 5.0), -torch.ones(1, 3, 4, 4)], dim=1))
+    loss = DiffusionLoss(scheduler)(output, images, torch.zeros_like(images), timesteps)
+    weight = loss.item() - 25  # without the simple loss
+    alpha_bar, beta = scheduler.alphas_cumprod.double(), scheduler.betas[400].double()
+    variance = beta * (1 - alpha_bar[399]) / (1 - alpha_bar[400])
+    shift = beta * alpha_bar[399].sqrt() / (1 - alpha_bar[400]) * limit
+    assert weight == pytest.approx((shift**2 / variance / 2 / math.log(2)).item(), rel=1e-3)
+
+
 def test_divergence_equals_torch():
     stream = torch.Generator().manual_seed(0)
     mean, other = torch.randn(2, 50, generator=stream)

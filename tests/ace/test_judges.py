@@ -276,3 +276,26 @@ def test_one_split_has_no_deviation(results):
     found = Judges(subsets="all", encoders={"inception": attributes_there}, min_images=2, splits=1).measure(results)
     assert found["sfid"].convention == "features: inception; one split"
     assert found["sfid"].value in (3.375, 3.875)
+
+
+def refuse(images):
+    raise AssertionError("Wrong image height! Expected 224\nbut got 11")
+
+
+@pytest.mark.parametrize(
+    ("options", "named", "missing"),
+    [
+        ({"second": refuse}, "second_classifier", {"non_adversarial_flip_rate"}),
+        ({"oracle": refuse}, "the oracle", {"mnac", "attributes_changed", "factors_preserved", "cd"}),
+        ({"faces": refuse}, "the encoder of faces", {"fva", "fs"}),
+        ({"scenes": refuse}, "the encoder of scenes", {"s3"}),
+        ({"distances": {"l1": lambda *pair: refuse(pair)}}, "l1", {"l1"}),
+        ({"encoders": {"pixels": refuse}}, "pixels", set()),
+    ],
+)
+def test_a_judge_that_cannot_take_the_images_is_left_out_and_the_others_judge(
+    options, named, missing, results, make_judges
+):
+    with pytest.warns(UserWarning, match=f"^{named} is left out, .* these images: Wrong image height! Expected 224$"):
+        found = make_judges(**options).measure(results)
+    assert found.keys() == NAMES - missing

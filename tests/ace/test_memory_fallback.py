@@ -125,3 +125,19 @@ def test_images_that_are_about_to_leave_are_not_lost(make_explainer, images, mon
 )
 def test_what_needs_less_memory(slots, segments, fixed_shape, expected):
     assert next_smaller(slots, segments, 5, fixed_shape) == expected
+
+
+@pytest.mark.parametrize("call", range(5))
+def test_an_image_about_to_enter_a_slot_is_not_lost(make_explainer, images, monkeypatch, call):
+    explainer, calls = make_explainer(), iter(range(100))
+    start = explainer.pool.attack.start
+
+    def greedy(original):
+        if next(calls) == call:
+            raise torch.OutOfMemoryError("out of memory")
+        return start(original)
+
+    monkeypatch.setattr(explainer.pool.attack, "start", greedy)
+    with pytest.warns(UserWarning, match="going on with 3"):
+        found = explainer.explain(images)
+    assert_nearly_same(found, make_explainer().explain(images))

@@ -1,11 +1,13 @@
 """Gradients of the objective against the published implementation, per image and by hand."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from ace.decision import AwayFrom, BinaryDecision, ClassDecision
-from ace.objective import Distance, Objective
+from ace.objective import Distance, Objective, _normalising_scale
 
 DECISIONS = {"binary": BinaryDecision(), "multi": ClassDecision(["a", "b", "c", "d"])}
 
@@ -185,3 +187,13 @@ def test_the_probability_is_that_of_the_filtered_image(make_filter):
 def test_passes_out_of_range_are_named(passes, make_filter):
     with pytest.raises(ValueError, match=rf"passes must be in \[1, 5\], the filter's steps, got {passes}"):
         Objective(lambda x: x, BinaryDecision(), make_filter(), Distance(), passes=passes)
+
+
+@pytest.mark.parametrize("largest", [1.0, 0.75, 0.5, 1e-20, 3e38, 2.0**-126, 1e-40, 0.0])
+def test_the_scale_brings_the_largest_entry_below_one_by_a_power_of_two(largest):
+    gradient = torch.tensor([largest, -largest / 3, 0.0]).view(1, 3, 1, 1)
+    scale = _normalising_scale(gradient)
+    assert math.frexp(scale.item())[0] == 0.5
+    if largest >= 2.0**-126:
+        assert 0.5 <= (gradient * scale).abs().max() < 1
+    assert (gradient * scale / scale).tolist() == gradient.tolist()

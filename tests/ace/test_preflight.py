@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 
 from ace import BinaryDecision, ClassDecision, CounterfactualExplainer, DiffusionFilter, Untargeted
 from ace.models.classifiers import ImageClassifier
@@ -108,6 +109,9 @@ def test_a_classifier_in_training_mode(make_explainer):
 def test_a_classifier_that_refuses_the_images(make_explainer):
     with pytest.raises(ValueError, match="the classifier cannot take images of 3x32x32: mat1 and mat2"):
         check_networks(make_explainer(network()), 3, 32, 32)
+    transformer = VisionTransformer(16, 8, num_layers=1, num_heads=1, hidden_dim=8, mlp_dim=8, num_classes=1).eval()
+    with pytest.raises(ValueError, match="cannot take images of 3x32x32: Wrong image height! Expected 16"):
+        check_networks(make_explainer(transformer), 3, 32, 32)
     four = ImageClassifier("squeezenet1_1", ["a", "b"], "multiclass", mean=(0.5,) * 4, std=(0.5,) * 4).eval()
     with pytest.raises(ValueError, match=r"cannot take images of 3x16x16: the images have 3 channels, .* takes 4"):
         check_networks(make_explainer(four, ClassDecision(["a", "b"])), 3, 16, 16)

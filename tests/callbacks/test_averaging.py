@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -92,3 +94,12 @@ def test_the_decay_warms_up_so_that_the_first_weights_are_forgotten(decay, decay
 def test_a_decay_out_of_range_is_refused(decay):
     with pytest.raises(ValueError, match=f"decay must be at least 0 and below 1, got {decay}"):
         EMAWithWarmup(decay=decay)
+
+
+def test_the_average_lives_where_the_training_computes_though_the_module_is_not_there_yet():
+    averaging, module = EMAWithWarmup(), Line()
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
+    averaging.setup(trainer, module, "fit")
+    averaged = averaging._average_model
+    assert {tensor.device.type for tensor in (*averaged.module.parameters(), *averaged.buffers())} == {"meta"}
+    assert module.weight.device.type == "cpu"

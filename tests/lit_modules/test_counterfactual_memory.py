@@ -148,7 +148,7 @@ def test_a_prediction_places_the_networks_before_anything_is_measured_or_compute
 
 @pytest.mark.parametrize("command", ["refine", "calibrate"])
 def test_the_other_commands_place_them_too(command, placed, finished, arguments, tmp_path, monkeypatch):
-    monkeypatch.setattr("lit_modules.commands._finish", lambda store: None)
+    monkeypatch.setattr("lit_modules.refine.finish", lambda store: None)
     monkeypatch.setattr("lit_modules.calibrate.Calibration", lambda *_: sys.exit("placed"))
     if command == "refine":
         explain.main(["refine", str(finished), f"--output_dir={tmp_path / 'refined'}"])

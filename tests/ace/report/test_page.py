@@ -15,7 +15,7 @@ from ace.files import WriteError
 from ace.images import load_png
 from ace.report import write_comparison, write_report
 from ace.run_store import Record, RunStore
-from tests.ace.report.conftest import NAMES, REASON, explained
+from tests.ace.report.conftest import NAMES, REASON, explained, pictures
 
 
 class Page(HTMLParser):
@@ -189,6 +189,26 @@ def test_settings_and_the_way_to_reproduce_are_shown(store):
     command = f"python explain.py generate --config {store.folder}/generate.yaml --output_dir {store.folder}-again"
     assert ("code", command) in page.text
     assert ("pre", "model:\n  steps: 25") in page.text
+
+
+def test_a_refined_run_shows_no_command_that_would_make_another_one(make_run, tmp_path):
+    store = make_run(tmp_path / "run", [explained("a")])
+    refined = RunStore.create(tmp_path / "refined", store.config, store.settings | {"refined_from": "0123"})
+    refined.add(explained("a"), pictures())
+    page = Page(write_report(refined))
+    assert not any("explain.py generate" in text for _, text in page.text)
+    assert page.row("refined_from", 2) == ["refined_from", "0123"]
+    assert not (refined.folder / "generate.yaml").exists()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (300, 600)])
+def test_a_damaged_picture_is_named_and_not_the_one_to_write(size, make_run, tmp_path):
+    store = make_run(tmp_path / "run", [explained("a")], size=size)
+    write_report(store)
+    picture = store.image_path("counterfactual", "a")
+    picture.write_bytes(picture.read_bytes()[:60])
+    with pytest.raises(OSError, match=r"counterfactual/a\.png cannot be read .*restore it"):
+        write_report(store)
 
 
 def test_writing_again_replaces_the_page_and_leaves_nothing_else(store, tmp_path):
