@@ -59,7 +59,8 @@ class DiffusionFilter(nn.Module):
 
     Args:
         unet: pixel-space denoiser.
-        scheduler: its noise schedule; every ``prediction_type`` and ``variance_type`` of diffusers.
+        scheduler: its noise schedule, `DDPMScheduler` or one with such a configuration, `DDIMScheduler` say; every
+            ``prediction_type`` and ``variance_type`` of diffusers.
         steps: tau, as a count of respaced steps or as a fraction (float) of ``respacing``.
         respacing: number of steps that the whole chain is respaced to, as in guided-diffusion.
         stochastic: whether noise is added; without it the image is only scaled, as by the published code then.
@@ -68,7 +69,8 @@ class DiffusionFilter(nn.Module):
             fewer than ``2 * steps`` forward passes for 1/segments of the memory.
 
     Raises:
-        ValueError: a setting out of range, a class-conditional UNet, or dynamic thresholding.
+        ValueError: a setting out of range, a UNet that is class-conditional or in half precision, or dynamic
+            thresholding.
     """
 
     def __init__(
@@ -81,6 +83,10 @@ class DiffusionFilter(nn.Module):
         segments: int = 1,
     ) -> None:
         super().__init__()
+        if (dtype := getattr(unet, "dtype", None)) in (torch.float16, torch.bfloat16):
+            raise ValueError(f"the UNet's weights are {dtype}: load it in float32, and use torch.autocast for speed")
+        if not isinstance(scheduler, DDPMScheduler):  # DDIM's, say: the schedule and what is predicted are the same
+            scheduler = DDPMScheduler.from_config(scheduler.config)
         self.timesteps = respaced_timesteps(scheduler.config.num_train_timesteps, respacing)
         self.steps = filter_steps(steps, respacing)
         if not 1 <= segments <= self.steps:

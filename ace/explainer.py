@@ -49,7 +49,7 @@ class CounterfactualExplainer:
         distance: how far from the original costs how much.
         refinement: the second stage.
         policy: which target each image gets, where none is given.
-        slots: number of images that are iterated together.
+        slots: number of images that are iterated together; free ones cost as much as taken ones if ``deterministic``.
         deterministic: keep the batch shape constant, so that an image's result has the same bytes in any company.
         seed: with an image's id it determines all of its noise.
         gradient_passes: of the UNet in each iteration of the attack; None for all steps of the filter.

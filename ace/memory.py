@@ -26,6 +26,16 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+_OUT_OF_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+                  "unable to find an engine to execute this computation")  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory was not enough; libraries of a GPU have words of their own for that."""
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    return told or isinstance(error, torch.OutOfMemoryError)
+
+
 def free_memory(device: torch.device, processes: int = 1) -> int:
     """Bytes that this process can still take: of its GPU, or its share of what the machine has.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from ace.memory import is_out_of_memory
 from ace.slots import fixed_batch
 
 if TYPE_CHECKING:
@@ -28,13 +29,15 @@ def within_memory(explainer: CounterfactualExplainer, work: Callable[[], T]) -> 
     while True:
         try:
             return work()
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             diffusion_filter = explainer.diffusion_filter
             smaller = next_smaller(
                 explainer.slots, diffusion_filter.segments, diffusion_filter.steps, explainer.deterministic
             )
             if smaller is None:
-                raise
+                raise torch.OutOfMemoryError(str(error)) from error
         _shrink(explainer, *smaller)  # outside of the handler: the error holds on to the tensors of its frames
 
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from ace.inputs import known_labels
+from ace.memory import is_out_of_memory
 from ace.memory_fallback import within_memory
 from ace.models.normalised import NormalisedClassifier
 from ace.noise import draw, generator
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from ace.explainer import CounterfactualExplainer
 
 PROBE_IMAGES = 8
+COMPANY_TOLERANCE = 0.05  # share of the largest logit; other batch shapes round differently, in half precision by 1 %
 
 
 class UnfitNetworkError(ValueError):
@@ -49,7 +52,9 @@ def check_networks(explainer: CounterfactualExplainer, channels: int, height: in
             stacklevel=1,  # always from here: a run that checks twice says it once
         )
     classifier = explainer.classifier
-    if isinstance(classifier, nn.Module) and any(module.training for module in classifier.modules()):
+    # An exported program says that it is in training mode, and cannot be told otherwise.
+    tells_mode = isinstance(classifier, nn.Module) and not isinstance(classifier, GraphModule)
+    if tells_mode and any(module.training for module in classifier.modules()):
         raise ValueError("the classifier is in training mode, its answers depend on the batch: call classifier.eval()")
     device = next(explainer.diffusion_filter.unet.parameters()).device
     for count in range(1, 1 + min(2, explainer.slots)):  # an exported program may take batches of one size alone
@@ -58,12 +63,17 @@ def check_networks(explainer: CounterfactualExplainer, channels: int, height: in
             with torch.no_grad():
                 logits = classifier(images)
         except (RuntimeError, ValueError, AssertionError) as error:
-            if count == 2 and isinstance(error, torch.OutOfMemoryError):
+            if count == 2 and is_out_of_memory(error):
                 return  # the run will go on with one image at a time
             raise ValueError(
                 f"the classifier cannot take {'two images at once' if count == 2 else 'images'} of "
                 f"{channels}x{height}x{width}: {error}{_channel_remedy(classifier, images)}"
             ) from error
+        if not isinstance(logits, Tensor):
+            raise ValueError(
+                f"the classifier must give a tensor of logits, it gives {type(logits).__name__}: take them out of it, "
+                "for a model of transformers by lambda images: model(images).logits"
+            )
         explainer.decision.check(logits)
 
 
@@ -144,7 +154,7 @@ def check_unet(unet: nn.Module, channels: int, height: int, width: int) -> None:
     if channels != unet.config.in_channels:
         raise ValueError(
             f"the images have {channels} channels, the diffusion model takes {unet.config.in_channels}: "
-            "convert the images or use another diffusion model"
+            "convert the images, from Python (the data modules give 3 channels), or use another diffusion model"
         )
     factor = 2 ** (len(unet.config.block_out_channels) - 1)
     if height % factor or width % factor:
@@ -163,7 +173,8 @@ def check_images(explainer: CounterfactualExplainer, images: Tensor, ids: list[s
         ids: the images' identities.
 
     Raises:
-        UnfitNetworkError: outputs that are not finite or are probabilities, or no gradient reaches the images.
+        UnfitNetworkError: outputs that are not finite or are probabilities, or depend on the other images of a batch,
+            or no gradient reaches the images.
 
     Warns:
         UserWarning: outputs that look like probabilities, or most decisions do not survive the filter.
@@ -172,6 +183,8 @@ def check_images(explainer: CounterfactualExplainer, images: Tensor, ids: list[s
     with torch.no_grad():
         logits = logits_of(explainer.classifier, images)
     _check_logits(logits)
+    if explainer.slots > 1:
+        _check_company(explainer.classifier, images[:1])
     filter_, decision = explainer.diffusion_filter, explainer.decision
     streams = [generator(explainer.seed, id, "preflight") for id in ids]
     noise = draw(streams, filter_.steps, images.shape[1:], images.device)
@@ -192,6 +205,19 @@ def check_images(explainer: CounterfactualExplainer, images: Tensor, ids: list[s
             f"the filter itself changes {1 - kept:.0%} of the decisions: use a smaller tau "
             f"(steps={filter_.steps} of respacing={len(filter_.timesteps)}), or a better diffusion model",
             stacklevel=2,
+        )
+
+
+def _check_company(classifier: Classifier, image: Tensor) -> None:
+    """Ask about an image alone, and beside its negative: a network hidden in a function may be in training mode."""
+    with torch.no_grad():
+        alone = logits_of(classifier, image)
+        beside = logits_of(classifier, torch.cat([image, 1 - image]))[:1]
+    difference = (alone - beside).abs().max().item()
+    if difference > COMPANY_TOLERANCE * max(1.0, alone.abs().max().item()):
+        raise UnfitNetworkError(
+            f"the classifier's outputs for an image change by {difference:.3g} with the other images of its batch, or "
+            "from call to call: call eval() on the network inside"
         )
 
 

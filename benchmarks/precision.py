@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES)[:2])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
+    torch.backends.cudnn.allow_tf32 = False  # else float32, to which the others are compared, is not float32 on GPUs
     dataset = AvatarsDataModule().dataset("test")
     dataset.draw_first(options.images)
     images = torch.stack([dataset[row]["image"] for row in range(options.images)]).to(options.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
@@ -27,11 +28,16 @@ class EMAWithWarmup(WeightAveraging):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be at least 0 and below 1, got {decay}")
 
-        def average(averaged: Tensor, current: Tensor, steps: Tensor) -> Tensor:
+        def average(averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
             kept = ((1 + steps) / (10 + steps)).clamp(max=decay)
-            return kept * averaged + (1 - kept) * current
+            if averaged[0].is_floating_point():  # all are of one type; on a GPU a few kernels for all
+                torch._foreach_mul_(averaged, kept)
+                torch._foreach_add_(averaged, torch._foreach_mul(current, 1 - kept))
+            else:
+                for mean, value in zip(averaged, current, strict=True):
+                    mean.copy_(kept * mean + (1 - kept) * value)
 
-        super().__init__(avg_fn=average)
+        super().__init__(multi_avg_fn=average)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Keep the average where the training computes: here Lightning has not moved the module there yet."""

@@ -5,22 +5,17 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import fields
 from typing import Any
 
-import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from ace.explanation import Explanation
 from ace.files import WriteError
-from ace.images import to_uint8
-from ace.record import Record
 from ace.run_store import RunStore
+from ace.saving import as_stored
 
 PENDING = 64  # explanations that may wait for the disk: 0.7 MB each at 256x256
-
-_SHARED = {field.name for field in fields(Record)} & {field.name for field in fields(Explanation)}
 
 
 class CounterfactualWriter(Callback):
@@ -89,27 +84,9 @@ class CounterfactualWriter(Callback):
             if len(self._pending) >= PENDING:
                 wait([self._pending[-PENDING]])  # they are written in their order
             # Converted here: what waits holds no memory of the device.
-            self._pending.append(self._thread.submit(self.store.add, *_as_stored(explanation, self.seed)))
+            self._pending.append(self._thread.submit(self.store.add, *as_stored(explanation, self.seed)))
 
     def _settle(self, most: int) -> None:
         """Wait until at most so many explanations are pending; raise what went wrong with one that is not any more."""
         while self._pending and (len(self._pending) > most or self._pending[0].done()):
             self._pending.popleft().result()
-
-
-def write_explanation(store: RunStore, explanation: Explanation, seed: int) -> None:
-    """Add one explanation to a run: its images, then its record."""
-    store.add(*_as_stored(explanation, seed))
-
-
-def _as_stored(explanation: Explanation, seed: int) -> tuple[Record, dict[str, np.ndarray]]:
-    """The record of an explanation and its images by kind, as `RunStore.add` takes them."""
-    known = {name: getattr(explanation, name) for name in _SHARED}
-    pictures = {
-        "original": explanation.original,
-        "pre_explanation": explanation.pre_explanation,
-        "counterfactual": explanation.counterfactual,
-        "mask": None if explanation.mask is None else explanation.mask.float(),
-    }
-    images = {kind: to_uint8(picture) for kind, picture in pictures.items() if picture is not None}
-    return Record(**known, flipped=explanation.flipped, seed=seed), images

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import time
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
+from torch.distributed import distributed_c10d
 
 from callbacks.counterfactual_writer import CounterfactualWriter
 from callbacks.stop_signals import StopSignals
 
+ARRIVED = "processes that have finished a run"
 WAIT_FOR_OTHERS = 60  # seconds that the processes which this one has started get to stop
 
 
@@ -63,13 +65,14 @@ class StopRun(Callback):
             self._signals.restore()
 
     def _wait_for_others(self, trainer: Trainer) -> None:
-        """Lightning's own barrier would be deaf to signals."""
-        device = trainer.strategy.root_device
-        barrier = torch.distributed.barrier(async_op=True, device_ids=[device.index] if device.type == "cuda" else None)
-        while not barrier.is_completed():
+        """A barrier alone is deaf to signals, and on GPUs a process that is in one cannot end before the others."""
+        store = distributed_c10d._get_default_store()
+        arrived = store.add(ARRIVED, 1)
+        everyone = math.ceil(arrived / trainer.world_size) * trainer.world_size  # there may be several runs
+        while store.add(ARRIVED, 0) < everyone:
             self._stop_if_told(trainer)
             time.sleep(0.1)
-        barrier.wait()
+        trainer.strategy.barrier()  # the first process, which keeps the store, stays until all have looked
 
     def _stop_if_told(self, trainer: Trainer) -> None:
         orphaned = trainer.global_rank > 0 and os.getppid() != self._parent

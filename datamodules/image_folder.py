@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from torchvision.datasets.folder import make_dataset
 
 from datamodules.base import Split
 from datamodules.image_files import Entry, ImageFilesDataModule, check_shares, hashed_order, hashed_split, image_id
-from datamodules.layout import EXTENSIONS, image_names, some
+from datamodules.layout import EXTENSIONS, UNREAD_EXTENSIONS, image_names, some
 
 UNLABELLED = "images"  # the one class of images that lie in no class folder
 SPLIT_LIKE = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}  # in lower case
@@ -114,10 +115,13 @@ class ImageFolderDataModule(ImageFilesDataModule):
     def _listed(self, folder: Path, allow_empty: bool = False) -> Iterator[tuple[str, Entry]]:
         """The images below a folder, in the order of `hashed_order`, each with its path from there."""
         prefix = len(os.path.join(folder, ""))
+        unread: Counter[str] = Counter()
 
         def is_image(path: str) -> bool:
-            hidden = f"{os.sep}." in path[prefix - 1 :]
-            return path.lower().endswith(EXTENSIONS) and not hidden
+            if f"{os.sep}." in path[prefix - 1 :]:  # hidden
+                return False
+            unread.update(ending for ending in UNREAD_EXTENSIONS if path.lower().endswith(ending))
+            return path.lower().endswith(EXTENSIONS)
 
         # An empty name stands for the folder itself.
         names = [""] if self.class_names == [UNLABELLED] and not _subfolders(folder) else self.class_names
@@ -126,6 +130,8 @@ class ImageFolderDataModule(ImageFilesDataModule):
             samples = make_dataset(str(folder), places, is_valid_file=is_image, allow_empty=allow_empty)
         except FileNotFoundError as error:  # torchvision's word for a class without images
             raise ValueError(f"{folder}: {error}Images end in {', '.join(EXTENSIONS)}.") from error
+        for ending, count in unread.items():
+            rank_zero_warn(f"{count} images in {folder} are left out: {ending} is not read, convert them, to JPEG say.")
         named = [(path[prefix:].replace(os.sep, "/"), path, label) for path, label in samples]
         for name, path, label in sorted(named, key=lambda sample: hashed_order(sample[0])):
             yield name, Entry(path, label, image_id(name))

@@ -9,6 +9,7 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".avif", ".gif", ".jfif")
+UNREAD_EXTENSIONS = (".heic", ".heif", ".jp2", ".jxl", ".dcm", ".dng", ".cr2", ".nef", ".arw")
 _NAMED = 3  # missing files that are named
 _LISTED = 20  # names that `some` gives
 

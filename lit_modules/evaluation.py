@@ -37,7 +37,7 @@ def evaluate(
     run: str,
     experiment: str | None = None,
     compare: list[str] | None = None,
-    networks: dict[str, str | None] | None = None,
+    networks: dict[str, ForeignClassifier | str | None] | None = None,
     subsets: Subsets = "paper",
     min_images: int | None = None,
     splits: int = 10,
@@ -53,7 +53,7 @@ def evaluate(
         compare: folders of further runs, measured too and printed beside it; of runs that differ in nothing but their
             seed and the earlier runs they avoid also the diversity.
         networks: files of the networks that judge, by name: see `load_judges`; null for one whose weights come with an
-            installed package.
+            installed package. The second classifier may be a class of `ace.models.foreign`, in a configuration.
         subsets: ``paper`` takes for each metric the images that the papers take, ``all`` all explained ones.
         min_images: how many images a Fréchet distance needs; by default one more than it has features.
         splits: random halves that sFID is averaged over; 1 for the single split of the published code.
@@ -82,15 +82,17 @@ def evaluate(
     print_metrics(found)
 
 
-def load_judges(networks: dict[str, str | None], **options: Any) -> Judges:
+def load_judges(networks: dict[str, ForeignClassifier | str | None], **options: Any) -> Judges:
     """Load the networks; one whose file is missing is reported, and its metrics are left out.
 
     Args:
-        networks: paths by name, those of `ace.models.encoders.load_encoder` and ``second_classifier``.
+        networks: paths by name, those of `ace.models.encoders.load_encoder` and ``second_classifier``, which may also
+            be a classifier that is loaded already.
         options: further fields of `Judges`.
 
     Raises:
-        ValueError: an unknown name, a second oracle, a damaged file, or an option out of range.
+        ValueError: an unknown name, a second oracle, a damaged file, a class where a path belongs, or an option out of
+            range.
     """
     judges = Judges(device="cuda" if torch.cuda.is_available() else "cpu", **options)
     for name, path in networks.items():
@@ -152,12 +154,17 @@ def judges_of_results(judges: Judges, classifier: str | None, query: int | str |
     return judges
 
 
-def _add(judges: Judges, name: str, path: str | None) -> None:
+def _add(judges: Judges, name: str, path: ForeignClassifier | str | None) -> None:
+    if isinstance(path, ForeignClassifier) and name != SECOND:
+        raise ValueError(f"{name} takes a path: of the networks that judge {SECOND} alone may be a class")
     role = ROLES.get(name, "oracle" if name.startswith("oracle") else name)
     if role == "oracle" and judges.oracle is not None:
         raise ValueError(f"{name} is a second oracle, and one alone tells attributes: leave one of them out")
     if path is not None:
-        judges.sources[role] = str(path)
+        foreign = isinstance(path, ForeignClassifier)
+        judges.sources[role] = (
+            f"{type(path).__name__}, weights {path.identity['weights'][:12]}" if foreign else str(path)
+        )
     if role == "second":
         judges.second = load_classifier(path).to(judges.device)
         return

@@ -14,8 +14,8 @@ from ace.images import from_uint8, load_png
 from ace.memory_fallback import within_memory
 from ace.record import Record
 from ace.run_store import RunStore
+from ace.saving import save_explanation
 from ace.slots import Query
-from callbacks.counterfactual_writer import write_explanation
 from lit_modules.cli import one_sentence
 from lit_modules.commands import finish, locked, settings_of
 from lit_modules.counterfactual import LitCounterfactual
@@ -84,7 +84,7 @@ def _refine(source: RunStore, target: RunStore, model: LitCounterfactual) -> Non
         while explained:
             explanations = within_memory(explainer, refined)
             for explanation in explanations:
-                write_explanation(target, explanation, explainer.seed)
+                save_explanation(target, explanation, explainer.seed)
             explained = explained[len(explanations) :]
             bar.update(len(explanations))
     finish(target)

@@ -152,3 +152,17 @@ def test_labels_belong_to_the_logits_that_are_kept(made, with_classifier, tmp_pa
     assert [r["label"] for r in records(tmp_path / "chosen").values()] == [
         r["label"] for r in records(tmp_path / "all").values()
     ]
+
+
+@pytest.mark.parametrize("kind", ["ModuleClassifier", "ScriptClassifier"])
+def test_a_foreign_classifier_may_be_the_second_opinion(kind, made, with_classifier, tmp_path, capsys):
+    run = tmp_path / "run"
+    explain.main(with_classifier(run, made["ModuleClassifier"]))
+    (tmp_path / "judges.yaml").write_text(yaml.safe_dump({"networks": {"second_classifier": made[kind]}}))
+    explain.main(["evaluate", str(run), f"--config={tmp_path / 'judges.yaml'}"])
+    metrics = json.loads((run / "metrics.json").read_text())["metrics"]
+    assert metrics["non_adversarial_flip_rate"]["value"] == metrics["flip_rate"]["value"], "it is the same network"
+    assert f"{kind}, weights" in metrics["non_adversarial_flip_rate"]["convention"]
+    (tmp_path / "judges.yaml").write_text(yaml.safe_dump({"networks": {"classifier": made[kind]}}))
+    with pytest.raises(SystemExit, match=r"classifier takes a path: .* second_classifier alone may be a class"):
+        explain.main(["evaluate", str(run), f"--config={tmp_path / 'judges.yaml'}"])

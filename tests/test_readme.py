@@ -162,6 +162,14 @@ def test_python_example(monkeypatch, tmp_path):
     exec(example.replace("ProximalGradient()", "ProximalGradient(1)"), names)
     assert [e.counterfactual.shape for e in names["explanations"]] == [(3, 64, 64)] * 2
 
+    evaluation = (ROOT / "docs" / "evaluation.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", evaluation, re.DOTALL)
+    folder = tmp_path / "notebook"
+    exec(example.replace("outputs/notebook", str(folder)), names)
+    assert {"flip_rate", "l1", "cout"} <= names["metrics"].keys()
+    assert (folder / "metrics.json").is_file()
+    assert all(e.id in (folder / "report.html").read_text() for e in names["explanations"])
+
 
 def test_pictures_and_linked_files_exist():
     for folder, text in ((ROOT, README), *((ROOT / "docs", text) for text in DOCS)):

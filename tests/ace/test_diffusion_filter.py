@@ -1,10 +1,11 @@
 """The filter against the published implementation, diffusers' scheduler, and itself with less memory."""
 
+import copy
 import math
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -311,3 +312,15 @@ def test_fewer_passes_end_with_an_estimate_of_the_clean_image(make_filter):
     before = filter_.passes.forwards
     filter_(image, noise, passes=2)
     assert filter_.passes.forwards - before == 2
+
+
+def test_a_scheduler_of_another_sampler_stands_for_its_chain(tiny_unet):
+    images, noise = torch.rand(2, 3, 16, 16), torch.randn(3, 2, 3, 16, 16)
+    settings = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+    found = DiffusionFilter(tiny_unet, DDIMScheduler(**settings), 3)(images, noise)
+    assert torch.equal(found, DiffusionFilter(tiny_unet, DDPMScheduler(**settings), 3)(images, noise))
+
+
+def test_half_precision_weights_are_refused_with_the_remedy(tiny_unet):
+    with pytest.raises(ValueError, match=r"weights are torch.float16: load it in float32, and use torch.autocast"):
+        DiffusionFilter(copy.deepcopy(tiny_unet).half(), DDPMScheduler())

@@ -127,6 +127,28 @@ def test_what_needs_less_memory(slots, segments, fixed_shape, expected):
     assert next_smaller(slots, segments, 5, fixed_shape) == expected
 
 
+@pytest.mark.parametrize("words", ["cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory"])
+def test_other_words_for_it_are_understood(make_explainer, images, words):
+    def greedy(batch):
+        if len(batch) > 4:
+            raise RuntimeError(words)
+        return brightness(batch)
+
+    with pytest.warns(UserWarning, match="going on with 3"):
+        found = make_explainer(greedy).explain(images)
+    assert_nearly_same(found, make_explainer().explain(images))
+
+
+def test_another_error_is_not_taken_for_it(make_explainer, images):
+    def broken(batch):
+        if len(batch) > 4:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        return brightness(batch)
+
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        make_explainer(broken).explain(images)
+
+
 @pytest.mark.parametrize("call", range(5))
 def test_an_image_about_to_enter_a_slot_is_not_lost(make_explainer, images, monkeypatch, call):
     explainer, calls = make_explainer(), iter(range(100))

@@ -11,7 +11,7 @@ from torchvision.models import VisionTransformer
 from ace import BinaryDecision, ClassDecision, CounterfactualExplainer, DiffusionFilter, Untargeted
 from ace.models.classifiers import ImageClassifier
 from ace.models.normalised import NormalisedClassifier
-from ace.preflight import check_images, check_labels, check_networks
+from ace.preflight import UnfitNetworkError, check_images, check_labels, check_networks
 
 IDS = list("abcd")
 
@@ -115,6 +115,32 @@ def test_a_classifier_that_refuses_the_images(make_explainer):
     four = ImageClassifier("squeezenet1_1", ["a", "b"], "multiclass", mean=(0.5,) * 4, std=(0.5,) * 4).eval()
     with pytest.raises(ValueError, match=r"cannot take images of 3x16x16: the images have 3 channels, .* takes 4"):
         check_networks(make_explainer(four, ClassDecision(["a", "b"])), 3, 16, 16)
+
+
+def test_a_network_in_training_mode_inside_a_function(make_explainer, images):
+    inside = nn.BatchNorm2d(3).train()
+    explainer = make_explainer(lambda batch: brightness(inside(batch)))
+    with pytest.raises(UnfitNetworkError, match=r"change by .* other images of its batch.* call eval\(\)"):
+        explainer.explain(images)
+    inside.eval()
+    make_explainer(lambda batch: brightness(inside(batch))).explain(images[:1])
+
+
+def test_an_exported_program_says_nothing_of_its_mode(make_explainer):
+    batch = {"x": {0: torch.export.Dim("batch")}}
+    made = torch.export.export(Bright(), (torch.rand(2, 3, 16, 16),), dynamic_shapes=batch).module()
+    assert made.training
+    check_networks(make_explainer(made), 3, 16, 16)
+
+
+class Bright(nn.Module):
+    def forward(self, x):
+        return brightness(x)
+
+
+def test_outputs_that_are_no_tensor(make_explainer):
+    with pytest.raises(ValueError, match=r"a tensor of logits, it gives tuple: .*\.logits"):
+        check_networks(make_explainer(lambda batch: (brightness(batch),)), 3, 16, 16)
 
 
 def normalised(channels: int, entries: int, size: tuple[int, int] | None = None) -> NormalisedClassifier:
@@ -238,7 +264,7 @@ def test_only_eight_images_are_tried(make_explainer, images):
         return brightness(images)
 
     check_images(make_explainer(classifier), images.repeat(3, 1, 1, 1), [str(number) for number in range(12)])
-    assert set(seen) == {8}
+    assert set(seen) == {8, 1, 2}  # one of them alone, and beside its negative
 
 
 def test_an_explainer_refuses_the_first_images_where_a_check_fails(make_explainer, images):

@@ -14,8 +14,9 @@ from ace.files import WriteError
 from ace.images import load_png
 from ace.record import Record, read_log
 from ace.run_store import RunStore
+from ace.saving import save_explanation
 from callbacks import counterfactual_writer
-from callbacks.counterfactual_writer import CounterfactualWriter, write_explanation
+from callbacks.counterfactual_writer import CounterfactualWriter
 
 
 def picture(level):
@@ -56,7 +57,7 @@ def store(tmp_path):
 
 
 def test_an_explanation_becomes_four_pictures_and_a_record(store):
-    write_explanation(store, explained("a", True), seed=7)
+    save_explanation(store, explained("a", True), seed=7)
     expected = {"original": 10, "pre_explanation": 20, "counterfactual": 30}
     for kind, level in expected.items():
         stored = load_png(store.image_path(kind, "a"))
@@ -74,7 +75,7 @@ def test_an_explanation_becomes_four_pictures_and_a_record(store):
 
 
 def test_a_skipped_image_keeps_its_original_and_its_reason(store):
-    write_explanation(store, Explanation("b", picture(10), "skipped: already so", prediction=1), seed=0)
+    save_explanation(store, Explanation("b", picture(10), "skipped: already so", prediction=1), seed=0)
     assert store.image_path("original", "b").exists()
     assert not store.image_path("counterfactual", "b").exists()
     [record] = store.records()

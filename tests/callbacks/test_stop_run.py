@@ -6,6 +6,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from torch.distributed import HashStore
 
 from ace.explanation import Explanation
 from ace.record import Record
@@ -78,34 +79,30 @@ def launch(trainer):
         process.communicate()
 
 
-class Barrier:
-    """One that others reach after some looks at it."""
+class Others:
+    """A process that arrives after some looks at who has."""
 
-    def __init__(self, looks):
-        self.looks, self.waited, self.heard = looks, False, False
+    def __init__(self, store):
+        self.store, self.looks, self.heard, self.met = store, 2, False, False
 
-    def is_completed(self):
-        self.looks -= 1
+    def sleep(self, _):
         self.heard = isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), StopSignals)
-        return self.looks < 0
+        self.looks -= 1
+        if self.looks == 0:
+            self.store.add(stop_run.ARRIVED, 1)
 
-    def wait(self):
-        self.waited = True
+    def meet(self):
+        assert self.store.add(stop_run.ARRIVED, 0) % 2 == 0
+        self.met = True
 
 
 @pytest.fixture
-def barrier(trainer, monkeypatch):
-    trainer.world_size = 2
-    trainer.strategy.root_device = SimpleNamespace(type="cuda", index=3)
-    barrier = Barrier(2)
-    monkeypatch.setattr(time, "sleep", lambda _: None)
-
-    def reach(async_op, device_ids):
-        assert (async_op, device_ids) == (True, [3])
-        return barrier
-
-    monkeypatch.setattr("torch.distributed.barrier", reach)
-    return barrier
+def others(trainer, monkeypatch):
+    others = Others(HashStore())
+    trainer.world_size, trainer.strategy.barrier = 2, others.meet
+    monkeypatch.setattr("callbacks.stop_run.distributed_c10d._get_default_store", lambda: others.store)
+    monkeypatch.setattr(time, "sleep", others.sleep)
+    return others
 
 
 def handlers():
@@ -144,10 +141,10 @@ def test_what_is_finished_is_written_and_counted_before_it_stops(stop, pool, cap
     assert "Stopped with 3 of 3 images done" in caplog.text
 
 
-def test_the_handlers_are_put_back_after_the_wait(before, stop, trainer, barrier):
+def test_the_handlers_are_put_back_after_the_wait(before, stop, trainer, others):
     assert handlers() != before
     stop.on_predict_end(trainer, None)
-    assert barrier.heard
+    assert others.heard
     assert handlers() == before
 
 
@@ -239,12 +236,15 @@ def test_a_process_stops_without_the_one_that_started_it_unless_it_is_the_first(
         pool.listeners[0]()
 
 
-def test_it_waits_for_the_others(stop, trainer, barrier):
-    stop.on_predict_end(trainer, None)
-    assert barrier.waited
+def test_it_waits_for_the_others_in_every_run(stop, trainer, others):
+    for _ in range(2):
+        others.looks, others.met = 2, False
+        stop.on_predict_end(trainer, None)
+        assert others.met
+        assert others.looks == 0
 
 
-def test_while_it_waits_for_the_others_it_can_be_told_to_stop(begin, trainer, barrier, launch, monkeypatch):
+def test_while_it_waits_for_the_others_it_can_be_told_to_stop(begin, trainer, others, launch, monkeypatch):
     process = launch(WILLING)
     stop = begin()
     signals = [signal.SIGTERM]
@@ -253,4 +253,4 @@ def test_while_it_waits_for_the_others_it_can_be_told_to_stop(begin, trainer, ba
         stop.on_predict_end(trainer, None)
     assert exit.value.code == 143
     assert process.returncode == -signal.SIGTERM
-    assert not barrier.waited
+    assert not others.met

@@ -225,6 +225,15 @@ def split_of_ids(data):
     return {image_id: split for split in SPLITS for image_id in data.dataset(split).ids}
 
 
+def test_images_of_a_format_that_is_not_read_are_counted_in_a_warning(root):
+    for index in range(2):
+        (root / "train" / "dark" / f"phone {index}.HEIC").write_bytes(b"")
+    (root / "train" / "light" / "notes.txt").write_text("")
+    with pytest.warns(UserWarning, match="2 images in .*train are left out: .heic is not read") as found:
+        assert len(ImageFolderDataModule(str(root)).dataset("train")) == 6
+    assert len(found) == 1
+
+
 def test_class_folders_without_splits_are_split_for_good(tmp_path):
     data = ImageFolderDataModule(flat(tmp_path), val_share=0.2, test_share=0.2)
     before = split_of_ids(data)

@@ -9,7 +9,7 @@ from ace.attacks import PGD
 from ace.decision import AttributeDecision, BinaryDecision, ClassDecision, decision_for
 from ace.refinement import Refinement
 from ace.run_store import RunStore
-from callbacks.counterfactual_writer import write_explanation
+from ace.saving import save_explanation
 from datamodules import ImageDataModule
 from datamodules.avatars import AvatarsDataset
 from lit_modules.counterfactual import LitCounterfactual
@@ -159,7 +159,7 @@ def test_what_an_earlier_run_repainted_stays_as_it_is(classifier_folder, ddpm_fo
     id = loader.dataset.ids[0]  # the other images were not explained in the run
     assert first[id].mask.any()
     store = RunStore.create(tmp_path / "first", {}, {})
-    write_explanation(store, first[id], seed=0)
+    save_explanation(store, first[id], seed=0)
     for other in explain(avoid=[str(store.folder)]).values():
         used = first[other.id].mask if other.id == id else torch.zeros_like(other.mask)
         assert other.mask.any()

@@ -63,6 +63,10 @@ class TimmClassifier(ForeignClassifier):
         super().__init__(network, {"name": name}, class_names, task, mean, std, size, outputs)
 
 
+# What some processors of transformers do beside: MobileViT wants BGR, EfficientNet other values.
+UNKNOWN_STEPS = ("do_flip_channel_order", "include_top", "rescale_offset")
+
+
 class HuggingFaceClassifier(ForeignClassifier):
     """An image classifier of Hugging Face transformers; no code of its repository is run, no pickle read.
 
@@ -76,7 +80,8 @@ class HuggingFaceClassifier(ForeignClassifier):
 
     Raises:
         ImportError: transformers is not installed.
-        ValueError: no such model, or not an image classifier with weights in safetensors files.
+        ValueError: no such model, not an image classifier with weights in safetensors files, or one whose images are
+            prepared by more than resizing and normalising.
     """
 
     def __init__(
@@ -97,13 +102,20 @@ class HuggingFaceClassifier(ForeignClassifier):
             raise ValueError(f"cannot load {name!r} as an image classifier of transformers: {error}") from error
         if found["missing_keys"]:
             raise ValueError(f"{name!r} lacks trained weights for {', '.join(sorted(found['missing_keys']))}")
+        for step in UNKNOWN_STEPS:
+            if getattr(preset, step, False):
+                raise ValueError(
+                    f"{name!r} prepares its images by {step}, which is not done here: wrap the network in a module "
+                    "that does it, for ace.models.foreign.ModuleClassifier"
+                )
         config = network.config
         if class_names is None:
             class_names = kept_names([config.id2label[index] for index in range(config.num_labels)], outputs)
         task = "multilabel" if config.problem_type == "multi_label_classification" else "multiclass"
         if size is None and (side := getattr(config, "image_size", None)):
             size = (side, side) if isinstance(side, int) else tuple(side)
-        mean, std = (preset.image_mean, preset.image_std) if preset.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+        normalised = getattr(preset, "do_normalize", False)
+        mean, std = (preset.image_mean, preset.image_std) if normalised else ((0.0,) * 3, (1.0,) * 3)
         super().__init__(_Logits(network), {"name": config.model_type}, class_names, task, mean, std, size, outputs)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export.passes import move_to_device_pass
 
 from ace.models.foreign.base import ONE, ZERO, ForeignClassifier, existing
 from ace.models.identity import file_hash
@@ -61,7 +62,10 @@ class _Exported(nn.Module):
         super().__init__()
         with tensors_only(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given buffer is not writable")
-            self.program = torch.export.load(path).module()
+            program = torch.export.load(path)
+            if any(tensor.device.type != "cpu" for tensor in program.state_dict.values()):  # it was exported on a GPU
+                program = move_to_device_pass(program, "cpu")
+            self.program = program.module()
         for module in self.program.modules():
             module.training = False  # it says nothing here, and what comes out says that all is in evaluation mode
 
