@@ -50,7 +50,7 @@ class Judges:
         device: where the networks are.
 
     Raises:
-        ValueError: a batch would be empty, or there is no split.
+        ValueError: a batch would be empty, there is no split, or of one image a distribution is asked for.
     """
 
     subsets: Subsets = "paper"
@@ -78,6 +78,8 @@ class Judges:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         if self.splits < 1:
             raise ValueError(f"splits must be at least 1, got {self.splits}")
+        if self.min_images is not None and self.min_images < 2:
+            raise ValueError(f"min_images must be at least 2, which have a covariance, got {self.min_images}")
 
     @torch.no_grad()
     def decided(self, results: list[Result]) -> list[Result]:
