@@ -43,9 +43,9 @@ def check_call(
         raise ValueError(
             f"images must be a float tensor of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}"
         )
-    if bool(images.isnan().any()):
-        raise ValueError("images hold values that are no numbers (NaN): leave these images out, or mend them")
     if not bool(((images >= 0) & (images <= 1)).all()):
+        if bool(images.isnan().any()):
+            raise ValueError("images hold values that are no numbers (NaN): leave these images out, or mend them")
         grey_levels = images.min() >= 0 and images.max() > 50  # no normalisation leads there
         remedy = "divide them by 255" if grey_levels else "undo the normalisation, it belongs in the classifier"
         raise ValueError(f"images must lie in [0, 1], these lie in [{images.min():.3g}, {images.max():.3g}]: {remedy}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ace.explainer import CounterfactualExplainer
 
 PROBE_IMAGES = 8
-COMPANY_TOLERANCE = 0.05  # share of the largest logit; other batch shapes round differently, in half precision by 1 %
+COMPANY_TOLERANCE = 0.05  # share of the largest logit, far above what another batch shape changes by rounding
 
 
 class UnfitNetworkError(ValueError):

@@ -31,6 +31,7 @@ class EMAWithWarmup(WeightAveraging):
         def average(averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
             kept = ((1 + steps) / (10 + steps)).clamp(max=decay)
             if averaged[0].is_floating_point():  # all are of one type; on a GPU a few kernels for all
+                kept = kept.to(averaged[0].dtype)
                 torch._foreach_mul_(averaged, kept)
                 torch._foreach_add_(averaged, torch._foreach_mul(current, 1 - kept))
             else:

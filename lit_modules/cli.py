@@ -99,7 +99,7 @@ class TrainCLI(OutputCLI):
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
-        reason = "an average of the weights, and small steps, are lost in half precision"
+        reason = "weights, their average and images are float32 here"
         one_sentence(lambda: check_precision(self.trainer, reason))
         if self.trainer.loggers:  # Lightning's callback refuses to work without
             self.trainer.callbacks.append(LearningRateMonitor())

@@ -103,3 +103,26 @@ def test_the_average_lives_where_the_training_computes_though_the_module_is_not_
     averaged = averaging._average_model
     assert {tensor.device.type for tensor in (*averaged.module.parameters(), *averaged.buffers())} == {"meta"}
     assert module.weight.device.type == "cpu"
+
+
+def test_tensors_of_every_type_are_averaged_by_one_rule():
+    """The first step is copied, the second has the decay 2/11."""
+    model = torch.nn.BatchNorm1d(2)
+    model.register_buffer("precise", torch.zeros(3, dtype=torch.float64))
+    averaging = EMAWithWarmup()
+    averaging.setup(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu"))), as_module(model), "fit")
+    averaged = averaging._average_model
+    for value in (0, 11):
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data.fill_(value)
+        averaged.update_parameters(as_module(model))
+    found = averaged.module.network.state_dict()
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32, torch.float64, torch.int64}
+    for tensor in found.values():
+        torch.testing.assert_close(tensor, torch.full_like(tensor, 9))
+
+
+def as_module(network):
+    module = LightningModule()
+    module.network = network
+    return module
