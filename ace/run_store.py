@@ -38,8 +38,6 @@ from ace.versions import versions
 IMAGE_KINDS = ("original", "pre_explanation", "counterfactual", "mask", "change")
 """Folders under `images/`. The first four are an image's results; the report derives `change` from them."""
 
-_ABSENT = "(absent)"
-
 
 @dataclass
 class RunStore:
@@ -48,7 +46,8 @@ class RunStore:
     Attributes:
         folder: the run folder.
         settings: what results depend on; a run is continued only with the same ones.
-        config: the whole resolved configuration, for the reader.
+        config: the whole resolved configuration, from which later commands load the networks and the data; empty
+            where the run was made from Python.
         rank: process number; each process appends to its own record file.
         versions: of the code that made the folder, see `ace.versions.versions`; older runs have none.
     """
@@ -243,8 +242,7 @@ class RunStore:
 
 def _refuse_other_settings(folder: Path, old: dict, new: dict) -> None:
     before, after = flatten(old), flatten(new)
-    keys = sorted(before.keys() | after.keys())
-    pairs = {key: (before.get(key, _ABSENT), after.get(key, _ABSENT)) for key in keys}
+    pairs = {key: (before.get(key), after.get(key)) for key in sorted(before.keys() | after.keys())}  # absent is null
     lines = [f"  {key}: {was!r} there, {now!r} now" for key, (was, now) in pairs.items() if was != now]
     if lines:
         listing = "\n".join(lines)

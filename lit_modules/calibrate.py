@@ -89,7 +89,7 @@ def calibrate(args: list[str]) -> Path:
     # Not into the folder of a run by the old settings, which would be refused.
     ending = ["--config", str(out), "--output_dir", f"{cli.config.output_dir}-calibrated"]
     command = f"python explain.py generate {shlex.join([*_without_options(args), *ending])}"
-    method, table = cli.plain_config(skip_none=False)["model"], Table()
+    method, table = cli.plain_config()["model"], Table()
 
     def keep(settings: Settings, *notes: str) -> None:
         comment = [f"  {command}", "", *notes, *table.lines]
@@ -179,7 +179,7 @@ def _set_up(args: list[str]) -> tuple[CalibrateCLI, Options, Path]:
         raise ValueError("dry_run is an option of generate: for a quick look at calibrate give it a small --budget")
     for tau in options.taus or []:
         filter_steps(tau, len(cli.model.diffusion_filter.timesteps))
-    start_settings(cli.model, cli.plain_config(skip_none=False)["model"])
+    start_settings(cli.model, cli.plain_config()["model"])
     cli.datamodule.predict_split, cli.datamodule.num_images = options.split, None
     check_fit(cli)
     folder = Path(cli.config.output_dir)

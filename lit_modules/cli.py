@@ -194,9 +194,9 @@ def check_precision(trainer: Trainer, reason: str) -> None:
         raise ValueError(f"trainer.precision is {trainer.precision}: use one of {', '.join(PRECISIONS)} ({reason})")
 
 
-def plain_config(parser: LightningArgumentParser, config: Namespace, skip_none: bool = True) -> dict[str, Any]:
-    """A resolved configuration in plain values; with ``skip_none`` without those that are null."""
-    return yaml.safe_load(parser.dump(config, skip_none=skip_none, skip_link_targets=False))
+def plain_config(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]:
+    """A resolved configuration in plain values, with what is null: that can be a choice, as ``stop: null``."""
+    return yaml.safe_load(parser.dump(config, skip_none=False, skip_link_targets=False))
 
 
 def checkpoint_folder(output_dir: str) -> str:

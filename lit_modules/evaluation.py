@@ -170,8 +170,7 @@ def _add(judges: Judges, name: str, path: ForeignClassifier | str | None) -> Non
         return
     network = load_encoder(name, path).to(judges.device)
     if role == "oracle":
-        judges.oracle = lambda images: network(images) - 0.5  # an attribute is there from a probability of one half
-        judges.attributes = network.attributes
+        judges.oracle, judges.attributes = network, network.attributes
     elif name in ROLES:
         setattr(judges, role, network)
     elif "lpips" in name:

@@ -29,7 +29,10 @@ class ExplainCLI(OutputCLI):
         super().add_arguments_to_parser(parser)
         parser.add_argument("--dry_run", action="store_true", help="Estimate time and memory, and write nothing.")
         parser.add_argument(
-            "--max_failures", type=int, default=0, help="Exit with an error if more images than this have failed."
+            "--max_failures",
+            type=NonNegativeInt,
+            default=0,
+            help="Exit with an error if more images than this have failed.",
         )
         parser.add_argument(
             "--examples",
@@ -58,9 +61,9 @@ class ExplainCLI(OutputCLI):
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             super().parse_arguments(parser, None if args is None else _join_paths(args))
 
-    def plain_config(self, skip_none: bool = True) -> dict[str, Any]:
-        """The resolved configuration in plain values; with ``skip_none`` without those that are null."""
-        return plain_config(self.parser, self.config, skip_none)
+    def plain_config(self) -> dict[str, Any]:
+        """The resolved configuration in plain values."""
+        return plain_config(self.parser, self.config)
 
 
 def make_cli(

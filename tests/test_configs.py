@@ -192,7 +192,7 @@ def test_a_preset_takes_the_place_of_every_setting_that_is_its_matter(config, ba
     [(script, _)] = commands(config)
     root = ["--data.root", "ROOT"] if "celeba" in base else []
     cli = set_up(script, ["--config", base, "--config", config, *root])
-    written, found = yaml.safe_load((ROOT / config).read_text())["model"], cli.plain_config(skip_none=False)["model"]
+    written, found = yaml.safe_load((ROOT / config).read_text())["model"], cli.plain_config()["model"]
     pixels = yaml.safe_load((ROOT / base).read_text())["model"]["refinement"]["dilation"]  # that is the images' matter
     written["refinement"] |= {"dilation": pixels}
     assert {name: found[name] for name in written} == written

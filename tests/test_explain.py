@@ -528,6 +528,16 @@ def test_the_command_of_the_page_reproduces_the_run(copied, monkeypatch):
     assert records(again) == records(copied)
 
 
+def test_an_attack_that_is_to_run_to_its_end_is_reproduced_to_its_end(arguments, tmp_path):
+    attack = ["--model.attack=ace.ProximalGradient", "--model.attack.iterations=3", "--model.attack.stop=null"]
+    explain.main(arguments(tmp_path / "run", *attack, "--model.distance.l1=0", num_images=1))
+    assert RunStore.open(tmp_path / "run").settings["model"]["attack"]["init_args"]["stop"] is None
+    generate = ["generate", f"--config={tmp_path / 'run' / 'generate.yaml'}", f"--output_dir={tmp_path / 'again'}"]
+    explain.main(generate)
+    assert records(tmp_path / "again") == records(tmp_path / "run")
+    explain.main([*generate, f"--output_dir={tmp_path / 'run'}"])  # the same settings
+
+
 @pytest.mark.parametrize("command", ["refine", "evaluate", "report", "figure"])
 def test_commands_on_a_folder_that_is_no_run_say_so(command, tmp_path, capsys):
     text = refusal(capsys, [command, tmp_path])

@@ -24,7 +24,7 @@ def load_encoder(name: str, path: str | Path | None = None) -> FrozenNetwork:
 
     It takes images in [0, 1], shape (N, 3, H, W), and owns resizing and normalisation. ``inception``, ``vggface2``,
     ``simsiam``, ``efficientnet_lite0`` and ``classifier`` give features, shape (N, dimension); the oracles give
-    probabilities, shape (N, attributes); ``lpips_alex``, ``lpips_vgg`` and ``stlpips`` take two batches and give
+    logits, shape (N, attributes); ``lpips_alex``, ``lpips_vgg`` and ``stlpips`` take two batches and give
     distances, shape (N,).
 
     Args:

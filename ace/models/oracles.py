@@ -28,10 +28,10 @@ VGGFACE2_MEAN = tuple(level / 255 for level in (131.0912, 103.8827, 91.4953))  #
 
 
 class AttributeOracle(Encoder):
-    """A network that gives the probability of each attribute.
+    """A network that gives the logit of each attribute, positive where the attribute is there.
 
     Args:
-        name, network, prepare, channels: see `ace.models.frozen.FrozenNetwork`; the network gives logits.
+        name, network, prepare, channels: see `ace.models.frozen.FrozenNetwork`.
         attributes: their names, in the order of the logits.
     """
 
@@ -45,10 +45,6 @@ class AttributeOracle(Encoder):
     ) -> None:
         super().__init__(name, network, prepare, len(attributes), channels)
         self.attributes = tuple(attributes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Probabilities, shape (N, attributes), of images in [0, 1], shape (N, channels, H, W)."""
-        return super().forward(images).sigmoid()
 
 
 def bgr(images: Tensor) -> Tensor:

@@ -315,10 +315,15 @@ def test_other_settings_are_refused_and_every_differing_key_named(tmp_path):
         make(tmp_path, attack={"steps": 50, "step_size": 1e-5, "norm": "l2"})
     message = str(error.value)
     assert "attack.steps: 25 there, 50 now" in message
-    assert "attack.norm: '(absent)' there, 'l2' now" in message
+    assert "attack.norm: None there, 'l2' now" in message
     assert "another output folder" in message
     assert "step_size" not in message
     assert "seed" not in message
+
+
+def test_a_setting_that_is_null_is_as_one_that_is_absent(tmp_path):
+    make(tmp_path, attack={"steps": 25, "step_size": 1e-5, "norm": None}).add(flipped("a"), {})
+    assert make(tmp_path).finished_ids() == {"a"}
 
 
 def test_equal_settings_continue_whatever_the_container_type(tmp_path):
