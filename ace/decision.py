@@ -117,8 +117,10 @@ class AttributeDecision(BinaryDecision):
         return logits[:, self.query]
 
     def label(self, label: Tensor) -> Tensor:
-        if label.ndim != 2:
-            raise ValueError(f"labels of attributes have shape (N, A), got {tuple(label.shape)}")
+        if label.ndim != 2 or self.query >= label.shape[1]:
+            raise ValueError(
+                f"labels of attributes have shape (N, A), got {tuple(label.shape)}, to tell attribute {self.query}"
+            )
         return label[:, self.query].long()
 
 

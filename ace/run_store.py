@@ -127,6 +127,11 @@ class RunStore:
             make_folder(self.folder)
             write_whole(text.encode(), self.folder / "config.yaml")
 
+    @property
+    def names_networks(self) -> bool:
+        """Whether the configuration names the networks: not that of a run which was made from Python."""
+        return bool(self.config.get("model"))
+
     @cached_property
     def settings_hash(self) -> str:
         """What every record names its run by: the first 16 digits of the `settings_hash` of `config.yaml`."""

@@ -38,10 +38,10 @@ class CounterfactualWriter(Callback):
         """Note the number of slots, if it was left open: with it the run goes on, and is repeated or refined."""
         explainer = pl_module.explainer
         explainer.pool.listeners.append(lambda: self._store(explainer.take_finished()))  # of a step that goes on
-        method = self.store.config.get("model")
-        if trainer.is_global_zero and method is not None and method.get("slots") is None:
-            method["slots"] = pl_module.explainer.slots
-            self.store.write_config()
+        store = self.store
+        if trainer.is_global_zero and store.names_networks and store.config["model"].get("slots") is None:
+            store.config["model"]["slots"] = explainer.slots
+            store.write_config()
 
     def on_predict_batch_end(
         self,

@@ -16,6 +16,7 @@ from ace.decision import decision_for
 from ace.diffusion_filter import DiffusionFilter
 from ace.models.foreign import ForeignClassifier, load_classifier
 from ace.survival import survives
+from callbacks.due import first_batch_of_due_epoch
 from datamodules.base import ImageDataModule
 
 
@@ -81,10 +82,7 @@ class FilterCheck(Callback):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Filter before the first batch: then the averaged weights are in, whatever the order of the callbacks."""
-        first = batch_idx == dataloader_idx == 0
-        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if not (first and due) or trainer.sanity_checking:
+        if not first_batch_of_due_epoch(trainer, self.every_n_epochs, batch_idx, dataloader_idx):
             return
         dataset = trainer.datamodule.dataset("val")
         count = min(self.count, len(dataset))

@@ -14,6 +14,7 @@ from torchvision.utils import make_grid
 
 from ace.images import save_png, to_uint8
 from ace.noise import draw, generator
+from callbacks.due import first_batch_of_due_epoch
 from callbacks.log_media import log_image
 from datamodules.base import sides
 
@@ -28,20 +29,23 @@ class SampleGrid(Callback):
         every_n_epochs: pause between two grids.
         count: number of samples.
         inference_steps: steps of the DDIM sampler.
+
+    Raises:
+        ValueError: one of them is less than 1.
     """
 
     def __init__(self, every_n_epochs: int = 1, count: int = 64, inference_steps: int = 50) -> None:
-        if every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}")
+        numbers = {"every_n_epochs": every_n_epochs, "count": count, "inference_steps": inference_steps}
+        for name, number in numbers.items():
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
         self.every_n_epochs, self.count, self.inference_steps = every_n_epochs, count, inference_steps
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Draw before the first batch: then the averaged weights are in, whatever the order of the callbacks."""
-        first = batch_idx == dataloader_idx == 0
-        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if not (trainer.is_global_zero and first and due) or trainer.sanity_checking:
+        due = first_batch_of_due_epoch(trainer, self.every_n_epochs, batch_idx, dataloader_idx)
+        if not (due and trainer.is_global_zero):
             return
         grid = to_uint8(make_grid(self.sample(pl_module), nrow=int(self.count**0.5), pad_value=1))
         folder = Path(trainer.default_root_dir) / "samples"

@@ -104,7 +104,7 @@ def load_judges(networks: dict[str, ForeignClassifier | str | None], **options: 
 def judges_of_run(judges: Judges, store: RunStore) -> Judges:
     """The judges, with what the run knows: classifier, decision and data. What is not there any more is reported."""
     judges, query = judges_of_data(judges, store), _query(store)
-    if store.config.get("model") is None:
+    if not store.names_networks:
         return judges
     with _left_out("COUT", *INPUT_ERRORS):
         classifier = _unchanged_classifier(store)
@@ -181,7 +181,8 @@ def _add(judges: Judges, name: str, path: ForeignClassifier | str | None) -> Non
 
 def _query(store: RunStore) -> str | None:
     """The attribute that the run asked for, by name: indices are one classifier's own."""
-    return None if (store.config.get("model") or {}).get("query") is None else store.class_name(1)
+    asked = store.names_networks and store.config["model"].get("query") is not None
+    return store.class_name(1) if asked else None
 
 
 def _unchanged_classifier(store: RunStore) -> NormalisedClassifier:

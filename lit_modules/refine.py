@@ -47,6 +47,8 @@ def _set_up_refinement(
     run: str, threshold: float | None, dilation: int | None, output_dir: str | None
 ) -> tuple[RunStore, RunStore, LitCounterfactual]:
     source = RunStore.open(run)
+    if not source.names_networks:
+        raise ValueError(f"{run} was made from Python, and its config.yaml names no networks: explain once more there")
     config = copy.deepcopy(source.config)
     refinement = config["model"]["refinement"]
     refinement.update({k: v for k, v in {"threshold": threshold, "dilation": dilation}.items() if v is not None})

@@ -417,6 +417,11 @@ def test_refine_continues_and_carries_over_what_was_left_out(copied):
     assert json.loads((folder / "metrics.json").read_text())["n"] == 3
 
 
+def test_a_run_made_from_python_is_not_refined_from_its_folder(tmp_path, capsys):
+    RunStore.create(tmp_path / "run", {}, {})
+    assert "was made from Python" in refusal(capsys, ["refine", tmp_path / "run"])
+
+
 def test_refine_goes_on_with_fewer_images_where_the_memory_is_not_enough(finished, tmp_path, monkeypatch):
     inpaint = DiffusionFilter.inpaint
 

@@ -77,9 +77,10 @@ def write_report(store: RunStore) -> Path:
 def _reproduce(store: RunStore) -> dict[str, str] | None:
     """The command that makes the run again, and its configuration, which is written into the folder.
 
-    There is none for a refined run: its pre-explanations are another run's, and `generate` would repair them.
+    There is none for a refined run: its pre-explanations are another run's, and `generate` would repair them. Nor for
+    a run that was made from Python, of which no configuration is known.
     """
-    if "refined_from" in store.settings:
+    if "refined_from" in store.settings or not store.names_networks:
         return None
     config = yaml.safe_dump(store.config, sort_keys=False, allow_unicode=True)
     _write(store.folder / REPRODUCE, f"# The configuration of this run, for explain.py generate --config\n{config}")

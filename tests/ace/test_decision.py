@@ -101,8 +101,8 @@ def test_away_from_works_on_a_binary_decision_with_vector_labels():
     assert away.label(torch.tensor([[0, 1], [1, 0]])).tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("shape", [(2,), (), (2, 2, 1)])
-def test_labels_of_attributes_are_rows(shape):
+@pytest.mark.parametrize("shape", [(2,), (), (2, 2, 1), (2, 1)])
+def test_labels_of_attributes_are_rows_with_the_attribute(shape):
     with pytest.raises(ValueError, match=r"labels of attributes have shape \(N, A\), got \("):
         AttributeDecision(1).label(torch.ones(shape))
 

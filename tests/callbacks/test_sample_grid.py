@@ -100,6 +100,7 @@ def test_only_the_first_batch_draws(indices, module, make_trainer, tmp_path):
     assert (tmp_path / "samples").exists()
 
 
-def test_a_pause_of_no_epochs_is_refused():
-    with pytest.raises(ValueError, match="every_n_epochs must be at least 1, got 0"):
-        SampleGrid(every_n_epochs=0)
+@pytest.mark.parametrize("name", ["every_n_epochs", "count", "inference_steps"])
+def test_numbers_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        SampleGrid(**{name: 0})

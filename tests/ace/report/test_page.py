@@ -201,6 +201,15 @@ def test_a_refined_run_shows_no_command_that_would_make_another_one(make_run, tm
     assert not (refined.folder / "generate.yaml").exists()
 
 
+def test_a_run_made_from_python_shows_no_command(tmp_path):
+    store = RunStore.create(tmp_path / "run", {}, {"model": {"steps": 25}})
+    store.add(explained("a"), pictures())
+    page = Page(write_report(store))
+    assert not any("explain.py generate" in text for _, text in page.text)
+    assert page.row("model.steps", 2) == ["model.steps", "25"]
+    assert not (store.folder / "generate.yaml").exists()
+
+
 @pytest.mark.parametrize("size", [(8, 8), (300, 600)])
 def test_a_damaged_picture_is_named_and_not_the_one_to_write(size, make_run, tmp_path):
     store = make_run(tmp_path / "run", [explained("a")], size=size)
