@@ -186,7 +186,7 @@ def audit_correlations(
     count, moves = present.shape[1], changes[flipped]
     originals = intervals = changed = with_query = in_data = [None] * count
     if decisions is not None:
-        originals, changed = _correlations(present, decisions), _correlations(moves, -decisions[flipped])
+        originals, changed = _correlations(present, decisions), _correlations(moves, 1 - 2 * decisions[flipped])
     if originals[0] is not None:
         both = torch.cat([present, decisions[:, None]], dim=1)
         intervals = zip(*bootstrap(both, lambda rows: query_correlations(rows, count)[:-1]), strict=True)

@@ -216,10 +216,7 @@ class DiffusionFilter(nn.Module):
 
     def _pred_x0(self, x: Tensor, output: Tensor, index: int) -> Tensor:
         signal, sigma = self.sqrt_alpha_bar[index], self.sqrt_one_minus_alpha_bar[index]
-        pred_x0 = estimated_x0(self.config.prediction_type, x, output, signal, sigma)
-        if self.config.clip_sample:
-            pred_x0 = pred_x0.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
-        return pred_x0
+        return estimated_x0(self.config, x, output, signal, sigma)
 
     def _std(self, predicted: Tensor | None, index: int) -> Tensor:
         """Standard deviation of the reverse step."""

@@ -92,10 +92,7 @@ class DiffusionLoss(nn.Module):
         log_variance = self._at("log_variance", timesteps)
         log_predicted = ranged_log_variance(variance, log_variance, self._at("log_beta", timesteps))
         signal, sigma = self._at("sqrt_alpha_bar", timesteps), self._at("sqrt_one_minus_alpha_bar", timesteps)
-        pred_x0 = estimated_x0(self.prediction_type, x, output, signal, sigma)
-        if self.scheduler.config.clip_sample:  # as the filter does
-            limit = self.scheduler.config.clip_sample_range
-            pred_x0 = pred_x0.clamp(-limit, limit)
+        pred_x0 = estimated_x0(self.scheduler.config, x, output, signal, sigma)
         mean = mean_from_x0 * pred_x0 + mean_from_xt * x
         true_mean = mean_from_x0 * clean + mean_from_xt * x
         divergence = normal_kl(true_mean, log_variance, mean, log_predicted)

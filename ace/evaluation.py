@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ace.closeness import changed_area, l1, l2, linf
 from ace.judges import EXPLAINED, Judges
 from ace.measurement import Measurement, measure_mean, measure_share
 from ace.memory import gather
-from ace.metrics.closeness import changed_area, l1, l2, linf
 from ace.metrics.diversity import mean_pairwise_distance
 from ace.plain_values import flatten, write_json
 from ace.record import Record

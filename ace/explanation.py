@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ace.closeness import l1, l2, linf
 from ace.decision import Decision
 from ace.memory import peak_memory
 from ace.slots import Query
@@ -105,13 +106,12 @@ def judge(
     """
     target = torch.tensor([query.target for query in queries], device=original.device)
     logits = classify(counterfactual)
-    difference = (counterfactual - original).flatten(1)
     numbers = {
         "p_attack": decision.probability(classify(pre_explanation), target),
         "p_after": decision.probability(logits, target),
-        "l1": difference.abs().mean(1),
-        "l2": difference.norm(dim=1),
-        "linf": difference.abs().amax(1),
+        "l1": l1(original, counterfactual),
+        "l2": l2(original, counterfactual),
+        "linf": linf(original, counterfactual),
         "changed_area": mask.flatten(1).float().mean(1),
     }
     flipped = decision.flipped(logits, target).tolist()

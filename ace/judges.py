@@ -18,8 +18,8 @@ from ace.memory import gather
 from ace.metrics.base import Distance, Network
 from ace.metrics.cout import transition_curves
 from ace.metrics.oracle import attribute_changes
-from ace.metrics.realism import FrechetDistance, SplitFrechetDistance
 from ace.metrics.similarity import cosine_similarity
+from ace.realism import measure_realism
 from ace.results import Result, batches
 
 Subsets = Literal["paper", "all"]
@@ -274,26 +274,8 @@ class Judges:
         kept = torch.tensor([result.flipped or subset == EXPLAINED for result in results])
         before, after = self._outputs(results, encoder)
         after = after if kept.all() else after[kept]  # a copy, at which the rest need not stay in memory
-        index = torch.arange(len(results))
-        split = partial(SplitFrechetDistance, repetitions=self.splits)
-        found = {}
-        for make, places in ((FrechetDistance, ((), ())), (split, ((index,), (index[kept],)))):
-            metric = make(before.shape[1], name, min_images=self.min_images)  # one at a time: each holds covariances
-            try:
-                metric.update(before, True, *places[0])
-                metric.update(after, False, *places[1])
-                value = metric.compute()
-            except ValueError as error:
-                warnings.warn(f"{metric.name} is left out: {error}", stacklevel=2)
-                continue
-            convention = self._by(name, f"features: {name}")
-            if isinstance(metric, SplitFrechetDistance):
-                value, deviation = value
-                convention += "; " + (
-                    "one split" if self.splits == 1 else f"standard deviation {deviation:.3g} over {self.splits} splits"
-                )
-            found[metric.name] = Measurement(value.item(), int(kept.sum()), subset, None, convention)
-        return found
+        convention = self._by(name, f"features: {name}")
+        return measure_realism(before, after, kept, name, subset, convention, self.min_images, self.splits)
 
     def _in_region(self, results: list[Result]) -> dict[str, Measurement | None]:
         """Share of the absolute change that falls where the query can show."""

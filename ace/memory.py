@@ -46,7 +46,7 @@ def free_memory(device: torch.device, processes: int = 1) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    return min(psutil.virtual_memory().available, *_left_by_limits(), sys.maxsize) // processes
+    return min([psutil.virtual_memory().available, *_left_by_limits()]) // processes
 
 
 # Of a control group: its limit, what it uses, and how much of that is cached files that can be dropped.

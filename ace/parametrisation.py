@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diffusers import DDPMScheduler
+from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
@@ -39,22 +40,23 @@ def check_channels(unet: nn.Module, scheduler: DDPMScheduler) -> None:
         )
 
 
-def estimated_x0(prediction_type: str, x: Tensor, output: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
-    """The clean image, in [-1, 1] units and not clipped, that an output of the network means.
+def estimated_x0(config: FrozenDict, x: Tensor, output: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+    """The clean image, in [-1, 1] units, that an output of the network means; clipped where the scheduler says so.
 
     Args:
-        prediction_type: one of `PREDICTION_TYPES`.
+        config: of the scheduler.
         x: the noisy image, shape (N, C, H, W).
         output: of the network, without a variance; same shape.
         signal, sigma: shares of the clean image and of the noise in ``x``; for each image, or one for all.
     """
-    match prediction_type:
+    match config.prediction_type:
         case "epsilon":
-            return (x - sigma * output) / signal
+            pred_x0 = (x - sigma * output) / signal
         case "sample":
-            return output
+            pred_x0 = output
         case "v_prediction":
-            return signal * x - sigma * output
+            pred_x0 = signal * x - sigma * output
+    return pred_x0.clamp(-config.clip_sample_range, config.clip_sample_range) if config.clip_sample else pred_x0
 
 
 def ranged_log_variance(output: Tensor, log_variance: Tensor, log_beta: Tensor) -> Tensor:

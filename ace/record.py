@@ -36,6 +36,12 @@ def check_id(id: str) -> str:
     return id
 
 
+def outcome_and_reason(status: str) -> tuple[str, str]:
+    """Take a status apart: ``skipped`` and why; of explained images there is no reason."""
+    outcome, _, reason = status.partition(": ")
+    return outcome, reason
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """What is known of one finished image; a skipped or failed one leaves the numbers it has not at None.

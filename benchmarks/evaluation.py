@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ace.closeness import l1
 from ace.decision import BinaryDecision
 from ace.evaluation import evaluate
 from ace.judges import Judges
 from ace.memory import peak_memory
 from ace.metrics.base import Network
-from ace.metrics.closeness import l1
 from ace.record import Record
 from ace.run_store import RunStore
 

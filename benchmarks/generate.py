@@ -29,6 +29,7 @@ from ace import PGD, BinaryDecision, CounterfactualExplainer, DiffusionFilter
 from ace.memory import peak_memory
 from ace.models.guided_diffusion import Flags
 from ace.models.unet import build_scheduler, build_unet, load_diffusion
+from ace.precision import PRECISIONS, autocast
 from benchmarks.published_loop import PublishedLoop
 
 LARGE = {"learn_sigma": True, "resblock_updown": True, "use_scale_shift_norm": True, "attention_resolutions": "32,16,8"}
@@ -65,8 +66,6 @@ NETWORKS = {
     "imagenet": Network(IMAGENET, 256, 5, 25, "resnet50"),
 }
 COLUMNS = ["seconds", "images/s", "ratio", "UNet passes", "GFLOP", "share of the rate", "peak memory, GiB"]
-
-PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class Flops(TorchDispatchMode):
@@ -206,7 +205,7 @@ def build_variants(network: Network, options: argparse.Namespace, device: torch.
             explain = explainer(network, options, slots, classifier, device)
 
             def run(explain: CounterfactualExplainer = explain, slots: int = slots, name: str = precision) -> int:
-                with torch.autocast(device.type, PRECISIONS[name], enabled=PRECISIONS[name] is not None):
+                with autocast(device, name):
                     explanations = explain.explain(images[:slots])
                 if odd := {e.status for e in explanations} - {"flipped", "not_flipped"}:
                     raise RuntimeError(f"not every image was explained, and passes would be missing: {odd}")

@@ -10,23 +10,21 @@ from __future__ import annotations
 
 import argparse
 import time
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from ace import CounterfactualExplainer, Explanation
 from ace.noise import draw, generator
+from ace.precision import PRECISIONS, autocast
 from benchmarks.occupancy import make_explainer
 from datamodules import AvatarsDataModule
-
-MODES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES)[:2])
+    parser.add_argument("--modes", nargs="+", choices=PRECISIONS, default=list(PRECISIONS)[:2])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     torch.backends.cudnn.allow_tf32 = False  # else float32, to which the others are compared, is not float32 on GPUs
@@ -40,17 +38,13 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     exact = None
     for name in options.modes:
-        with precision(name, options.device):
+        with autocast(options.device, name):
             gradient = gradients(explainer, images)
             exact = gradient if exact is None else exact
             started = time.perf_counter()
             explanations = explainer.explain(images)
             seconds = (time.perf_counter() - started) / len(images)
         print(f"| {name} | {row(gradient, exact, explanations)} | {seconds:.2f} |")
-
-
-def precision(name: str, device: str) -> AbstractContextManager:
-    return nullcontext() if MODES[name] is None else torch.autocast(torch.device(device).type, MODES[name])
 
 
 def gradients(explainer: CounterfactualExplainer, images: Tensor) -> Tensor:

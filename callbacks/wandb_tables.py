@@ -8,7 +8,7 @@ import wandb
 from wandb.plot import CustomChart
 
 from ace.examples import choose_examples, example_pictures
-from ace.record import Record
+from ace.record import Record, outcome_and_reason
 from ace.run_store import RunStore
 
 PICTURES = ("original", "pre_explanation", "counterfactual", "mask", "change")
@@ -33,7 +33,7 @@ def examples_table(store: RunStore, count: int) -> wandb.Table:
 
 def outcome_table(metrics: dict[str, Any]) -> wandb.Table:
     """How many images ended in which way; skipped and failed ones with the reason."""
-    rows = [[*_split(status), count] for status, count in metrics["status"].items()]
+    rows = [[*outcome_and_reason(status), count] for status, count in metrics["status"].items()]
     return wandb.Table(columns=["status", "reason", "images"], data=rows)
 
 
@@ -68,8 +68,3 @@ def _row(store: RunStore, record: Record) -> list[Any]:
         for kind, picture in example_pictures(store, record).items()
     ]
     return [record.id, *names.values(), *pictures, *numbers.values()]
-
-
-def _split(status: str) -> tuple[str, str]:
-    name, _, reason = status.partition(": ")
-    return name, reason

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from ace.precision import PRECISIONS
 from ace.run_lock import RunLockedError
 from ace.versions import versions
 from callbacks.last_checkpoint import LastCheckpoint, last_checkpoint
@@ -32,7 +33,6 @@ from lit_modules.training import TrainingModule
 # What is wrong with the user's input; the third is how jsonargparse tells of a class that cannot be made, the last
 # how Lightning's trainer tells of devices that are not there.
 INPUT_ERRORS = (ValueError, TypeError, ArgumentError, OSError, MisconfigurationException)
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 class OutputCLI(LightningCLI):

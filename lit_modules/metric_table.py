@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from ace.record import outcome_and_reason
+
 WIDTH, CELL = 26, 33  # of names, and of values with their intervals
 REASONS, LENGTH = 5, 90  # why images were skipped or failed: most lines, and characters of a line
 
@@ -32,7 +34,7 @@ def _print_outcomes(status: dict[str, int]) -> None:
     """How many images flipped and did not, and of skipped and failed ones the most frequent reasons."""
     reasons: dict[str, Counter[str]] = {}
     for name, count in status.items():
-        kind, _, reason = name.partition(": ")
+        kind, reason = outcome_and_reason(name)
         reasons.setdefault(kind, Counter())[reason] += count
     for kind, counts in reasons.items():
         for reason, count in counts.most_common(REASONS):

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from ace.explanation import Explanation
 from ace.images import from_uint8, load_png
 from ace.memory_fallback import within_memory
+from ace.precision import autocast
 from ace.record import Record
 from ace.run_store import RunStore
 from ace.saving import save_explanation
@@ -19,8 +20,6 @@ from ace.slots import Query
 from lit_modules.cli import one_sentence
 from lit_modules.commands import finish, locked, settings_of
 from lit_modules.counterfactual import LitCounterfactual
-
-HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def refine(
@@ -75,11 +74,10 @@ def _refine(source: RunStore, target: RunStore, model: LitCounterfactual) -> Non
             original = source.image_path("original", record.id)
             target.add(record, {"original": load_png(original)} if original.exists() else {})
     explained = [record for record in todo if record.explained]
-    half = HALF.get(source.settings["precision"])
 
     def refined() -> list[Explanation]:
         """Those of the next records; fewer where the memory is not enough."""
-        with torch.autocast(device.type, half, half is not None):
+        with autocast(device, source.settings["precision"]):
             return explainer.refine([_stored_query(source, record, model) for record in explained[: explainer.slots]])
 
     with tqdm(total=len(explained), desc="Refining", disable=None) as bar:

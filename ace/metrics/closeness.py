@@ -1,4 +1,4 @@
-"""How little counterfactuals change. Images have shape (N, C, H, W) and lie in [0, 1]; results have shape (N,)."""
+"""Metrics of how little counterfactuals change, by `ace.closeness` or a perceptual distance."""
 
 from __future__ import annotations
 
@@ -7,27 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ace.closeness import changed_area, l1, l2, linf
 from ace.metrics.base import Distance, PerImageMetric, paired_distances
-
-
-def l1(original: Tensor, counterfactual: Tensor) -> Tensor:
-    """Mean absolute difference over C, H, W, in [0, 1]."""
-    return (counterfactual - original).flatten(1).abs().mean(1)
-
-
-def l2(original: Tensor, counterfactual: Tensor) -> Tensor:
-    """Euclidean norm of the difference over C, H, W."""
-    return (counterfactual - original).flatten(1).norm(dim=1)
-
-
-def linf(original: Tensor, counterfactual: Tensor) -> Tensor:
-    """Largest absolute difference, in [0, 1]."""
-    return (counterfactual - original).flatten(1).abs().amax(1)
-
-
-def changed_area(original: Tensor, counterfactual: Tensor, tolerance: float = 0.0) -> Tensor:
-    """Share of the pixels of which a channel differs by more than `tolerance`."""
-    return ((counterfactual - original).abs().amax(1) > tolerance).flatten(1).float().mean(1)
 
 
 class ImagePairMetric(PerImageMetric):

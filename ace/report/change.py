@@ -31,7 +31,14 @@ def heat_map(original: np.ndarray, counterfactual: np.ndarray) -> np.ndarray:
         raise ValueError(f"need two HWC images of one shape, got {original.shape} and {counterfactual.shape}")
     difference = np.abs(original.astype(np.int32) - counterfactual).sum(axis=-1)
     possible = np.linspace(0, 1, 255 * original.shape[-1] + 1)  # few differences, many pixels: a table of colours
-    strength = np.sqrt(np.clip(possible / FULL, 0, 1))
+    return ramp(np.sqrt(np.clip(possible / FULL, 0, 1)))[difference]
+
+
+def ramp(strength: np.ndarray) -> np.ndarray:
+    """Colours of `RAMP` for numbers from 0, its first, to 1, its last; uint8 RGB, shape (..., 3)."""
     stops = np.linspace(0, 1, len(RAMP))
-    colours = np.stack([np.interp(strength, stops, levels) for levels in np.transpose(RAMP)], axis=-1)
-    return colours.round().astype(np.uint8)[difference]
+    return (
+        np.stack([np.interp(strength, stops, levels) for levels in np.transpose(RAMP)], axis=-1)
+        .round()
+        .astype(np.uint8)
+    )

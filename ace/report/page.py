@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ace.files import write_whole, writing
 from ace.plain_values import flatten
-from ace.record import FIELDS, Record
+from ace.record import FIELDS, Record, outcome_and_reason
 from ace.report.change import RAMP
 from ace.report.names import run_names
 from ace.report.pictures import THUMBNAIL, draw_pictures, image_size, kinds_by_id
@@ -167,14 +167,13 @@ def _run(name: str, store: RunStore, records: list[Record], page: Path) -> dict[
     base = quote(Path(os.path.relpath(store.folder.resolve(), page.resolve())).as_posix())
     images = []
     for record in records:
-        prediction, target = store.class_name(record.prediction), store.target_name(record.target)
         images.append(
             {field: getattr(record, field) for field in FIELDS}
             | {
-                "prediction": prediction,
-                "target": target,
-                "direction": f"{prediction} → {target}",
-                "outcome": record.status.partition(":")[0],
+                "prediction": store.class_name(record.prediction),
+                "target": store.target_name(record.target),
+                "direction": store.direction(record),
+                "outcome": outcome_and_reason(record.status)[0],
                 "kinds": kinds.get(record.id, []),
             }
         )

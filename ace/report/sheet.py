@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
 
 from ace.files import write_whole, writing
-from ace.report.change import RAMP
+from ace.report.change import ramp
 
 INK, GREY, EDGE, GOOD, BAD = "#1c1e21", "#5c636a", "#d5d8dc", "#16723a", "#b3261e"
 
@@ -157,9 +157,7 @@ def _frame(left: float, top: float, width: float, height: float) -> Rectangle:
 
 def _draw_legend(axes: Axes, top: float) -> None:
     """The colours of the change map, on its own square-root scale."""
-    stops = np.linspace(0, 1, len(RAMP))
-    levels = [np.interp(np.linspace(0, 1, 256), stops, channel) for channel in np.transpose(RAMP)]
-    bar = np.stack(levels, axis=-1).round().astype(np.uint8)[None]
+    bar = ramp(np.linspace(0, 1, 256))[None]
     left = _write(axes, 0, top, "Change: none", _SMALL, GREY) + 0.05
     _place(axes, bar, left, top + 0.02, 0.7, 0.07, "nearest")
     axes.add_patch(_frame(left, top + 0.02, 0.7, 0.07))

@@ -47,13 +47,13 @@ def test_the_loss_is_the_squared_distance_to_what_diffusers_defines(prediction_t
 def test_min_snr_weights_are_one_loss_on_x0_cut_off(prediction_type, case):
     """Whatever is predicted, the weighted loss is min(SNR, gamma) times the squared error of x_0."""
     images, noise, timesteps = case
-    scheduler = DDPMScheduler(prediction_type=prediction_type)
+    scheduler = DDPMScheduler(prediction_type=prediction_type, clip_sample=False)
     loss = DiffusionLoss(scheduler, "min_snr", gamma=5.0)
     x = scheduler.add_noise(images * 2 - 1, noise, timesteps)
     output = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     alpha_bar = scheduler.alphas_cumprod[timesteps]
     signal, sigma = (share.sqrt()[:, None, None, None] for share in (alpha_bar, 1 - alpha_bar))
-    error = (estimated_x0(prediction_type, x, output, signal, sigma) - (images * 2 - 1)).square().mean((1, 2, 3))
+    error = (estimated_x0(scheduler.config, x, output, signal, sigma) - (images * 2 - 1)).square().mean((1, 2, 3))
     expected = (alpha_bar / (1 - alpha_bar)).clamp(max=5.0) * error
     torch.testing.assert_close(loss(Constant(output), *case), expected, rtol=1e-3, atol=1e-5)
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from ace.closeness import l1, linf
 from ace.evaluation import evaluate, evaluate_published, measure_diversity
 from ace.images import save_png
 from ace.judges import Judges
-from ace.metrics.closeness import l1, linf
 from ace.record import Record
 from ace.run_store import RunStore
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from ace.closeness import l1
 from ace.decision import AwayFrom, BinaryDecision, ClassDecision
 from ace.images import save_png
 from ace.judges import Judges
 from ace.measurement import wilson
-from ace.metrics.closeness import l1
 from ace.results import Result
 
 PIXELS = 121  # no multiple of 50: the published axis of COUT ends at 122/121

@@ -13,8 +13,12 @@ def test_what_was_predicted_leads_back_to_the_clean_image(prediction_type):
     signal = torch.tensor([0.6, 0.8])[:, None, None, None]
     sigma = (1 - signal.square()).sqrt()
     output = {"epsilon": noise, "sample": clean, "v_prediction": signal * noise - sigma * clean}[prediction_type]
-    found = estimated_x0(prediction_type, signal * clean + sigma * noise, output, signal, sigma)
+    config = DDPMScheduler(prediction_type=prediction_type, clip_sample=False).config
+    found = estimated_x0(config, signal * clean + sigma * noise, output, signal, sigma)
     torch.testing.assert_close(found, clean)
+    clipping = DDPMScheduler(prediction_type=prediction_type, clip_sample=True, clip_sample_range=0.5).config
+    clipped = estimated_x0(clipping, signal * clean + sigma * noise, output, signal, sigma)
+    torch.testing.assert_close(clipped, clean.clamp(-0.5, 0.5))
 
 
 def test_a_learned_variance_lies_between_that_of_the_posterior_and_beta():

@@ -9,11 +9,11 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ace.closeness import l1
 from ace.evaluation import evaluate
 from ace.examples import choose_examples, example_pictures
 from ace.images import load_png
 from ace.judges import Judges
-from ace.metrics.closeness import l1
 from ace.record import Record
 from ace.report import write_gallery
 from ace.run_store import RunStore

@@ -206,7 +206,7 @@ def test_cards_show_thumbnails_and_the_detail_view_the_whole(browser, make_run, 
 
 def test_filters_leave_what_was_asked_for(browser, report, records):
     browser.open(report)
-    direction = f"{NAMES[1]} → {NAMES[2]}"
+    direction = f"{NAMES[1]} -> {NAMES[2]}"
     Select(browser.one("[name=direction]")).select_by_visible_text(direction)
     there = [record for record in records if record.prediction == 1]
     assert browser.ids() == [record.id for record in there]

@@ -61,7 +61,7 @@ def test_the_page_knows_every_record(store):
     assert [image["outcome"] for image in run["images"]] == ["flipped", "not_flipped", "failed"]
     first, _, last = run["images"]
     assert (first["l1"], first["p_after"], last["l1"]) == (0.1, 0.8, None)
-    assert first["direction"] == f"{NAMES[0]} → {NAMES[1]}"
+    assert first["direction"] == f"{NAMES[0]} -> {NAMES[1]}"
     assert last["status"] == REASON
     assert (run["size"], run["thumbnails"]) == ([30, 20], False)
     assert ("dd", "1 of 3 attempted (33.3%)") in Page(store.folder / "report.html").text
@@ -85,7 +85,7 @@ def test_names_and_reasons_do_not_break_out(store):
     page = Page(write_report(store))
     assert len(page.all("script")) == 2, "the page's data and its code"
     assert not page.all("img") or all("onerror" not in picture for picture in page.all("img"))
-    assert {NAMES[0] + " → " + NAMES[1]} <= {text for tag, text in page.text if tag == "option"}
+    assert {NAMES[0] + " -> " + NAMES[1]} <= {text for tag, text in page.text if tag == "option"}
 
 
 def test_a_target_is_named_by_what_was_asked(tmp_path):
@@ -94,7 +94,7 @@ def test_a_target_is_named_by_what_was_asked(tmp_path):
     store.add(Record(id="a", seed=0, prediction=1, target=1, status="not_flipped"), {})
     store.add(Record(id="b", seed=0, prediction=0, status="skipped: why"), {})
     page = Page(write_report(store))
-    assert page.runs()[0]["images"][0]["direction"] == "dog → not dog"
+    assert page.runs()[0]["images"][0]["direction"] == "dog -> not dog"
     assert ("dd", "0 of 1 attempted (0.0%)") in page.text
 
 
