@@ -163,12 +163,14 @@ def test_python_example(monkeypatch, tmp_path):
     assert [e.counterfactual.shape for e in names["explanations"]] == [(3, 64, 64)] * 2
 
     evaluation = (ROOT / "docs" / "evaluation.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", evaluation, re.DOTALL)
+    of_a_run, of_one_metric = re.findall(r"```python\n(.*?)```", evaluation, re.DOTALL)
     folder = tmp_path / "notebook"
-    exec(example.replace("outputs/notebook", str(folder)), names)
+    exec(of_a_run.replace("outputs/notebook", str(folder)), names)
     assert {"flip_rate", "l1", "cout"} <= names["metrics"].keys()
     assert (folder / "metrics.json").is_file()
     assert all(e.id in (folder / "report.html").read_text() for e in names["explanations"])
+    exec(of_one_metric, names)
+    assert names["closeness"].compute()["L1"].item() == pytest.approx(names["metrics"]["l1"]["value"])
 
 
 def test_pictures_and_linked_files_exist():
