@@ -81,7 +81,7 @@ class Workload:
         longest = max(stop - start for start, stop in segment_bounds(self.steps, segments))
         kept = longest if self.has_segments else self.passes
         rows = fixed_batch(slots) if self.fixed_shape else slots
-        # Before the attack a few images go through the whole filter, see `ace.preflight.check_images`.
+        # Before the attack a few images go through the whole filter, see `ace.preflight.try_networks`.
         stages = ((rows, kept), (min(slots, PROBE_IMAGES), longest))
         return max(math.ceil((count + spare) * self.step.bytes(n)) + self.classifier.bytes(n) for n, count in stages)
 

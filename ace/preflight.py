@@ -113,7 +113,7 @@ def check_answers(
         Whether there was an image to check with: where all outputs fail, these images may be to blame.
 
     Raises:
-        UnfitNetworkError: see `check_images`.
+        UnfitNetworkError: see `try_networks`.
     """
     rows = explainer.decision.scores(logits).isfinite().all(1).nonzero().flatten().tolist()
     if not rows:
@@ -121,15 +121,15 @@ def check_answers(
 
     def check_some() -> None:  # the slots become fewer where the memory is not enough
         some = rows[: explainer.slots]
-        check_images(explainer, images[some], [ids[row] for row in some])
+        try_networks(explainer, images[some], [ids[row] for row in some])
 
     within_memory(explainer, check_some)
     predictions = explainer.decision.prediction(logits).tolist()
-    check_labels(predictions, known_labels(labels, explainer.decision, len(images)))
+    compare_with_labels(predictions, known_labels(labels, explainer.decision, len(images)))
     return True
 
 
-def check_labels(predictions: list[int], labels: list[int | None]) -> None:
+def compare_with_labels(predictions: list[int], labels: list[int | None]) -> None:
     """Compare the first decisions with the labels, where these are known.
 
     Warns:
@@ -164,7 +164,7 @@ def check_unet(unet: nn.Module, channels: int, height: int, width: int) -> None:
         )
 
 
-def check_images(explainer: CounterfactualExplainer, images: Tensor, ids: list[str]) -> None:
+def try_networks(explainer: CounterfactualExplainer, images: Tensor, ids: list[str]) -> None:
     """Try the networks on some images, at the cost of one iteration of the attack.
 
     Args:

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import Dataset
 
+from ace.images import from_uint8
 from datamodules.avatar_faces import ATTRIBUTES, FACTORS, RENDERER_VERSION, Face, region, render, sample_face
 from datamodules.base import ImageDataModule, Sample, Split
 
@@ -88,7 +89,7 @@ class AvatarsDataset(Dataset):
             self._images = self._cached()
         face = self.face(index)
         pixels = self._images[index] if index < len(self._images) else render(face.factors)
-        image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous().float() / 255
+        image = from_uint8(np.asarray(pixels))
         if self._horizontal_flip and torch.rand(()) < 0.5:
             image = image.flip(-1)
         label = torch.tensor([float(face.attributes[name]) for name in ATTRIBUTES])

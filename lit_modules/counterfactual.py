@@ -41,7 +41,7 @@ class LitCounterfactual(LightningModule):
     Args:
         classifier: classifier folder, written by ``train.py fit``, or a ``.ckpt`` file of it; or the class_path and
             init_args of a classifier that was trained elsewhere, see `ace.models.foreign`.
-        diffusion: diffusers folder of an unconditional pixel-space DDPM.
+        diffusion: diffusers folder of an unconditional pixel-space DDPM, or its name on the Hugging Face hub.
         query: attribute to explain, by name or index; leave out for a classifier of exclusive classes.
         policy: which target each image gets.
         attack: the rule of the first stage.

@@ -175,7 +175,7 @@ class PenultimateFeatures(nn.Module):
         return taken[0]
 
 
-def load_classifier(folder: Path) -> Encoder:
+def load_classifier_features(folder: Path) -> Encoder:
     """One of our own classifiers: what its last linear layer takes.
 
     Raises:
@@ -229,7 +229,7 @@ NETWORKS = {
         "alex_shift_tolerant.pth",
         ("stlpips_pytorch", "weights/vST0.0"),
     ),
-    "classifier": Published(load_classifier, _CLASSIFIER),
+    "classifier": Published(load_classifier_features, _CLASSIFIER),
     "oracle_celeba": Published(
         load_celeba_oracle,
         "download the CelebA oracle, oracle.pth, as https://github.com/guillaumejs2403/ACE says",

@@ -11,7 +11,7 @@ from torchvision.models import VisionTransformer
 from ace import BinaryDecision, ClassDecision, CounterfactualExplainer, DiffusionFilter, Untargeted
 from ace.models.classifiers import ImageClassifier
 from ace.models.normalised import NormalisedClassifier
-from ace.preflight import UnfitNetworkError, check_images, check_labels, check_networks
+from ace.preflight import UnfitNetworkError, check_networks, compare_with_labels, try_networks
 
 IDS = list("abcd")
 
@@ -66,7 +66,7 @@ def test_a_healthy_set_up_passes_in_silence(make_explainer, images, classifier, 
         warnings.simplefilter("error")
         check_networks(explainer, 3, 16, 16)
         check_networks(explainer, 3, 16, 18)
-        check_images(explainer, images, IDS)
+        try_networks(explainer, images, IDS)
 
 
 def test_a_network_in_evaluation_mode_passes(make_explainer):
@@ -181,7 +181,7 @@ def test_outputs_that_do_not_fit_the_decision(make_explainer, outputs, decision,
 
 def test_outputs_that_are_nowhere_finite(make_explainer, images):
     with pytest.raises(ValueError, match="not finite for any image: check its weights"):
-        check_images(make_explainer(lambda images: brightness(images) * torch.nan), images, IDS)
+        try_networks(make_explainer(lambda images: brightness(images) * torch.nan), images, IDS)
 
 
 def test_a_single_output_that_is_not_finite_is_left_to_the_run(make_explainer, images):
@@ -192,19 +192,19 @@ def test_a_single_output_that_is_not_finite_is_left_to_the_run(make_explainer, i
     images[1, 0, 0, 0] = 9
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_images(make_explainer(classifier), images, IDS)
+        try_networks(make_explainer(classifier), images, IDS)
 
 
 def test_probabilities_after_a_softmax(make_explainer, images):
     explainer = make_explainer(lambda images: two_classes(images).softmax(1), ClassDecision(["dark", "bright"]))
     with pytest.raises(ValueError, match=r"sum to 1.*logits before the softmax"):
-        check_images(explainer, images, IDS)
+        try_networks(explainer, images, IDS)
 
 
 def test_probabilities_after_a_sigmoid(make_explainer, images):
     explainer = make_explainer(lambda images: brightness(images).sigmoid())
     with pytest.warns(UserWarning, match="logits before the sigmoid"):
-        check_images(explainer, images, IDS)
+        try_networks(explainer, images, IDS)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_probabilities_after_a_sigmoid(make_explainer, images):
 )
 def test_a_classifier_without_gradient(make_explainer, images, classifier):
     with pytest.raises(ValueError, match="no gradient of the classifier reaches the images"):
-        check_images(make_explainer(classifier), images, IDS)
+        try_networks(make_explainer(classifier), images, IDS)
 
 
 def test_decisions_that_do_not_survive_the_filter(make_explainer, images):
@@ -227,7 +227,7 @@ def test_decisions_that_do_not_survive_the_filter(make_explainer, images):
 
     smooth = torch.full_like(images, 0.5)
     with pytest.warns(UserWarning, match=r"changes 100% of the decisions: use a smaller tau \(steps=2 of respacing=50"):
-        check_images(make_explainer(roughness), smooth, IDS)
+        try_networks(make_explainer(roughness), smooth, IDS)
 
 
 def test_a_classifier_that_takes_one_image_at_a_time(make_explainer):
@@ -242,12 +242,12 @@ def test_a_classifier_that_takes_one_image_at_a_time(make_explainer):
 def test_labels_that_agree_or_say_too_little_pass_in_silence(labels):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_labels([0, 0, 1, 1][: len(labels)], labels)
+        compare_with_labels([0, 0, 1, 1][: len(labels)], labels)
 
 
 def test_labels_that_the_classifier_contradicts(make_explainer, images):
     with pytest.warns(UserWarning, match=r"agrees with the labels for only 1 of 4 images: check its normalisation"):
-        check_labels([0, 0, 1, 1, 1], [1, 1, 0, 1, None])
+        compare_with_labels([0, 0, 1, 1, 1], [1, 1, 0, 1, None])
     explainer = make_explainer(brightness, slots=4)
     with pytest.warns(UserWarning, match="only 0 of 4 images"):
         explainer.submit(images, labels=torch.tensor([1, 1, 0, 0]), ids=IDS)
@@ -263,7 +263,7 @@ def test_only_eight_images_are_tried(make_explainer, images):
         seen.append(len(images))
         return brightness(images)
 
-    check_images(make_explainer(classifier), images.repeat(3, 1, 1, 1), [str(number) for number in range(12)])
+    try_networks(make_explainer(classifier), images.repeat(3, 1, 1, 1), [str(number) for number in range(12)])
     assert set(seen) == {8, 1, 2}  # one of them alone, and beside its negative
 
 
@@ -279,7 +279,7 @@ def test_an_explainer_refuses_the_first_images_where_a_check_fails(make_explaine
 def test_an_explainer_checks_once_with_no_more_images_than_slots(make_explainer, images, monkeypatch):
     networks, tried = [], []
     monkeypatch.setattr("ace.explainer.check_networks", lambda _, *shape: networks.append(shape))
-    monkeypatch.setattr("ace.preflight.check_images", lambda _, images, ids: tried.append((len(images), ids)))
+    monkeypatch.setattr("ace.preflight.try_networks", lambda _, images, ids: tried.append((len(images), ids)))
     explainer = make_explainer(brightness, slots=2)
     explainer.submit(images[:0], ids=[])
     assert tried == []

@@ -147,8 +147,7 @@ def _made_by_timm(timm: ModuleType, name: str, **options: bool | int) -> nn.Modu
 
 def _head_rows(timm: ModuleType, name: str, tensors: dict[str, Tensor]) -> int:
     """The number of classes of a state dict: the rows of the layer that timm says gives the logits."""
-    with unchanged_randomness():
-        head = _made_by_timm(timm, name, pretrained=False).pretrained_cfg["classifier"]
+    head = _made_by_timm(timm, name, pretrained=False).pretrained_cfg["classifier"]
     weight = f"{head}.weight"
     if weight not in tensors:
         raise ValueError(f"the weights are not of timm's {name!r}: they lack {weight}")
