@@ -63,10 +63,16 @@ class FilterCheck(Callback):
         self.count, self.every_n_epochs, self.batch_size = count, every_n_epochs, batch_size
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Load the classifier, and find out before the training what does not fit."""
-        if stage not in ("fit", "validate"):
-            return
-        if trainer.datamodule is None:
+        if stage in ("fit", "validate"):
+            self.prepare(pl_module, trainer.datamodule)
+
+    def prepare(self, pl_module: LightningModule, data: ImageDataModule | None) -> None:
+        """Load the classifier, and find out before the training what does not fit.
+
+        Raises:
+            ValueError, TypeError, FileNotFoundError: see the class.
+        """
+        if data is None:
             raise ValueError("FilterCheck takes its images from a data module: give the trainer one (datamodule=...)")
         unet = getattr(pl_module, "unet", None)
         if not isinstance(unet, UNet2DModel):
@@ -77,7 +83,7 @@ class FilterCheck(Callback):
         queries = self.classifier.class_names if every else [self.query]
         self.decisions = [decision_for(self.classifier, query) for query in queries]
         self.filters = [DiffusionFilter(LiveUNet(unet), pl_module.scheduler, n, self.respacing) for n in self.steps]
-        self._check_images(trainer.datamodule)
+        self._check_images(data)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0

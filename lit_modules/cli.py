@@ -24,6 +24,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from ace.precision import PRECISIONS
 from ace.run_lock import RunLockedError
 from ace.versions import versions
+from callbacks.filter_check import FilterCheck
 from callbacks.last_checkpoint import LastCheckpoint, last_checkpoint
 from callbacks.wandb_mode import never_prompt
 from callbacks.wandb_run import remember_run, remembered_run
@@ -121,6 +122,9 @@ class TrainCLI(OutputCLI):
                 one_sentence(partial(data.check, split, self.trainer.world_size))
             if isinstance(model, TrainingModule):
                 one_sentence(partial(model.check, data))
+            for check in self.trainer.callbacks:
+                if isinstance(check, FilterCheck) and self.subcommand != "test":
+                    one_sentence(partial(check.prepare, model, data))
 
     def _refuse_overfitting(self) -> None:
         """For this Lightning makes loaders of its own, and cannot make one that knows where to go on."""

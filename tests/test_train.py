@@ -293,6 +293,16 @@ def test_help_is_readable(command, words, capsys):
             ["--trainer.callbacks=callbacks.SampleGrid", "--trainer.callbacks.every_n_epochs=0"],
             "every_n_epochs must be at least 1, got 0",
         ),
+        (
+            DDPM,
+            ["--trainer.callbacks=callbacks.FilterCheck", "--trainer.callbacks.classifier=nowhere"],
+            "no classifier at 'nowhere'",
+        ),
+        (
+            CLASSIFIER,
+            ["--trainer.callbacks=callbacks.FilterCheck", "--trainer.callbacks.classifier=weights/avatars/classifier"],
+            "FilterCheck is for the training of a diffusion model, got a LitClassifier",
+        ),
     ],
 )
 def test_bad_settings_end_with_a_sentence(settings, overrides, words, arguments):
