@@ -21,8 +21,8 @@ demo: install  ## explain 16 avatars anew, with the weights in the repository (a
 	rm -rf outputs/demo
 	$(RUN) explain.py generate --config configs/avatars/explain.yaml --output_dir outputs/demo
 
-test: install  ## run the tests
-	$(RUN) -m pytest
+test: install  ## run the tests, in up to four processes
+	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: install  ## check style
 	$(RUN) -m ruff check .
