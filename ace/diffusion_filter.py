@@ -14,7 +14,14 @@ from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ace.parametrisation import check_channels, check_types, estimated_x0, learns_variance, ranged_log_variance
+from ace.parametrisation import (
+    check_channels,
+    check_types,
+    check_unconditional,
+    estimated_x0,
+    learns_variance,
+    ranged_log_variance,
+)
 from ace.schedule import respaced_timesteps, schedule_tables
 
 
@@ -95,8 +102,7 @@ class DiffusionFilter(nn.Module):
             raise ValueError("dynamic thresholding is for latent and upsampling models: set thresholding=False")
         check_types(scheduler)
         check_channels(unet, scheduler)
-        if getattr(unet, "class_embedding", None) is not None:
-            raise ValueError("the UNet is class-conditional: ACE needs an unconditional diffusion model of the domain")
+        check_unconditional(unet)
         self.unet = unet.eval().requires_grad_(False)
         self._compiled: Callable | None = None
         self.config = scheduler.config

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ace.diffusion_filter import DiffusionFilter, segment_bounds
-from ace.objective import Classifier
+from ace.objective import Classifier, logits_of
 from ace.preflight import PROBE_IMAGES
 from ace.slots import fixed_batch
 
@@ -187,7 +188,9 @@ def measure(diffusion_filter: DiffusionFilter, classifier: Classifier, images: T
         sizes = [_kept_bytes(function, images[: count + 1].clone(), known) for count in range(len(images))]
         return Kept(once=max(0, 2 * sizes[0] - sizes[1]), image=sizes[1] - sizes[0]) if sizes[1:] else Kept(0, sizes[0])
 
-    return kept(lambda x: diffusion_filter.p_sample(x, index, torch.zeros_like(x))), kept(classifier)
+    return kept(lambda x: diffusion_filter.p_sample(x, index, torch.zeros_like(x))), kept(
+        partial(logits_of, classifier)
+    )
 
 
 def _kept_bytes(function: Callable[[Tensor], Tensor], images: Tensor, known: set[int]) -> int:

@@ -40,6 +40,16 @@ def check_channels(unet: nn.Module, scheduler: DDPMScheduler) -> None:
         )
 
 
+def check_unconditional(unet: nn.Module) -> None:
+    """Refuse a network that asks for the class of an image.
+
+    Raises:
+        ValueError: it does.
+    """
+    if getattr(unet, "class_embedding", None) is not None:
+        raise ValueError("the UNet is class-conditional: ACE needs an unconditional diffusion model of the domain")
+
+
 def estimated_x0(config: FrozenDict, x: Tensor, output: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
     """The clean image, in [-1, 1] units, that an output of the network means; clipped where the scheduler says so.
 

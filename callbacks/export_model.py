@@ -79,7 +79,7 @@ class ExportModel(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export the end; the module of a training that had been finished before does not hold the averaged weights."""
-        if not _writes(trainer):
+        if not _writes(trainer) or trainer.global_step == 0:  # nothing was trained
             return
         if self.monitor is None:
             self._export(trainer, pl_module)

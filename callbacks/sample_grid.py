@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
@@ -28,7 +28,7 @@ class SampleGrid(Callback):
     Args:
         every_n_epochs: pause between two grids.
         count: number of samples.
-        inference_steps: steps of the DDIM sampler.
+        inference_steps: steps of the DDIM sampler; of a shorter diffusion chain all.
 
     Raises:
         ValueError: one of them is less than 1.
@@ -56,8 +56,8 @@ class SampleGrid(Callback):
     @torch.no_grad()
     def sample(self, pl_module: LightningModule) -> Tensor:
         """Samples in [0, 1], shape (count, C, H, W)."""
-        unet, scheduler = pl_module.unet, DDIMScheduler.from_config(pl_module.scheduler.config)
-        scheduler.set_timesteps(self.inference_steps, device=pl_module.device)
+        unet, scheduler = pl_module.unet, sampler(pl_module.scheduler)
+        scheduler.set_timesteps(min(self.inference_steps, scheduler.config.num_train_timesteps), pl_module.device)
         shape = (unet.config.in_channels, *sides(unet.config.sample_size))
         streams = [generator(0, str(index), "sample grid") for index in range(self.count)]
         images = draw(streams, 1, shape, pl_module.device)[0]
@@ -65,3 +65,9 @@ class SampleGrid(Callback):
             prediction = unet(images, timestep).sample[:, : shape[0]]  # behind it stands a variance that is learnt
             images = scheduler.step(prediction, timestep, images).prev_sample
         return (images / 2 + 0.5).clamp(0, 1)
+
+
+def sampler(scheduler: DDPMScheduler) -> DDIMScheduler:
+    """DDIM on the chain of a training; by its betas, as DDIM does not know every schedule by name."""
+    known = {"trained_betas": scheduler.betas.tolist(), "beta_schedule": "linear", "rescale_betas_zero_snr": False}
+    return DDIMScheduler.from_config(scheduler.config, **known)

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from ace.images import from_uint8
 from datamodules.avatar_faces import ATTRIBUTES, FACTORS, RENDERER_VERSION, Face, region, render, sample_face
 from datamodules.base import ImageDataModule, Sample, Split
+from datamodules.loading import Mirrored
 
 _POOL_FROM = 2000  # starting processes takes longer than drawing fewer faces than this
 _MAX_PROCESSES = min(16, os.cpu_count() or 1)
@@ -44,7 +45,6 @@ class AvatarsDataset(Dataset):
         cache_dir: str = "data/avatars",
         correlated: tuple[str, str] | None = None,
         correlation: float = 0.0,
-        horizontal_flip: bool = False,
     ) -> None:
         """Nothing is drawn yet.
 
@@ -55,10 +55,8 @@ class AvatarsDataset(Dataset):
             cache_dir: Where drawn faces are kept.
             correlated: See `avatar_faces.sample_face`.
             correlation: See `avatar_faces.sample_face`.
-            horizontal_flip: Mirror each face with probability 1/2 each time it is read.
         """
         self._draw = (seed, split, correlated, correlation)
-        self._horizontal_flip = horizontal_flip
         name = ["avatars"]
         if seed != 0:
             name.append(f"seed{seed}")
@@ -90,8 +88,6 @@ class AvatarsDataset(Dataset):
         face = self.face(index)
         pixels = self._images[index] if index < len(self._images) else render(face.factors)
         image = from_uint8(np.asarray(pixels))
-        if self._horizontal_flip and torch.rand(()) < 0.5:
-            image = image.flip(-1)
         label = torch.tensor([float(face.attributes[name]) for name in ATTRIBUTES])
         return {"image": image, "label": label, "id": self.ids[index], "factors": face.factors}
 
@@ -195,8 +191,9 @@ class AvatarsDataModule(ImageDataModule):
             raise ValueError(f"correlation is {correlation} but correlated is missing: name two attributes.")
         if correlated is not None and not (len(set(correlated)) == 2 and set(correlated) <= set(ATTRIBUTES)):
             raise ValueError(f"correlated is {correlated}: name two different ones of {', '.join(ATTRIBUTES)}.")
+        self.horizontal_flip = horizontal_flip
         shared = {"seed": seed, "cache_dir": cache_dir}
-        tied = {"correlated": correlated, "correlation": correlation, "horizontal_flip": horizontal_flip}
+        tied = {"correlated": correlated, "correlation": correlation}
         self._datasets = {
             split: AvatarsDataset(split, size, **shared, **(tied if split == "train" else {}))
             for split, size in self._sizes.items()
@@ -205,6 +202,11 @@ class AvatarsDataModule(ImageDataModule):
     def dataset(self, split: Split) -> AvatarsDataset:
         """The faces of a split."""
         return self._datasets[split]
+
+    def training_dataset(self) -> Dataset:
+        """The faces of the train split, mirrored by chance if so asked."""
+        faces = self.dataset("train")
+        return Mirrored(faces) if self.horizontal_flip else faces
 
     def prepare_data(self) -> None:
         """Draw what the trainer's present task needs and the cache lacks; without a trainer, everything."""

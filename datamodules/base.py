@@ -117,7 +117,11 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
 
     @abstractmethod
     def dataset(self, split: Split) -> ImageDataset:
-        """The images of a split, untransformed by chance except for training."""
+        """The images of a split, each the same whenever it is read: it may be explained."""
+
+    def training_dataset(self) -> ImageDataset:
+        """The images of the train split as the training sees them; a domain may transform them by chance."""
+        return self.dataset("train")
 
     def train_dataloader(self) -> DataLoader:
         """Whole batches of the train split in random order; a training that goes on gets the rest of its epoch.
@@ -127,7 +131,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         """
         rank, world_size = self._place()
         self.check("train", world_size)
-        dataset = self.dataset("train")
+        dataset = self.training_dataset()
         sampler = KeyedSampler(dataset, self.batch_size, run_seed(), rank, world_size)
         self._train_loader = ResumableLoader(KeyedDataset(dataset), sampler, **self._options())
         if self._position:

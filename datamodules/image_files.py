@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ace.images import from_uint8
 from datamodules.base import ImageDataModule, Sample, Split, sides
+from datamodules.loading import Mirrored
 from datamodules.resizing import Resample, Resize, resized
 
 Corrupt = Literal["refuse", "skip"]
@@ -105,13 +106,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 class ImageFiles(Dataset):
     """Image files of one size in memory, whatever their size on disk.
 
-    Chance comes from torch's global generator alone.
+    Chance, that of ``random_crop``, comes from torch's global generator alone.
 
     Args:
         entries: the files with their labels and ids; none is opened before it is asked for.
         image_size: height and width, or one number for both.
         resize, resample: see `resized`.
-        flip: mirror half of the images, chosen anew each time.
 
     Attributes:
         ids, paths: one for each image, known without reading it.
@@ -123,7 +123,6 @@ class ImageFiles(Dataset):
         entries: Sequence[Entry],
         image_size: int | tuple[int, int],
         resize: Resize = "crop",
-        flip: bool = False,
         resample: Resample = "bilinear",
     ) -> None:
         self.paths = [entry.path for entry in entries]
@@ -132,7 +131,7 @@ class ImageFiles(Dataset):
         if None not in self._labels:
             self.labels = self._labels
         self._size = sides(image_size)
-        self._resize, self._flip, self._resample = resize, flip, resample
+        self._resize, self._resample = resize, resample
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -140,8 +139,6 @@ class ImageFiles(Dataset):
     def __getitem__(self, index: int) -> Sample:
         pixels = resized(read_rgb(self.paths[index]), self._size, self._resize, self._resample)
         image = from_uint8(np.asarray(pixels))
-        if self._flip and torch.rand(()) < 0.5:
-            image = image.flip(-1)
         label, sample = self._labels[index], {"image": image, "id": self.ids[index]}
         if label is None:
             return sample
@@ -200,8 +197,8 @@ class ImageFilesDataModule(ImageDataModule):
         image_size: height and width that the networks see, or one number for both.
         horizontal_flip: mirror half of the training images; not what has a left and a right, as text, digits or roads.
         resize: ``crop`` scales to cover the size and cuts the centre out, ``squash`` changes the proportions,
-            ``random_crop`` takes 80 % to 100 % of the largest crop from a random place, and the centre outside of
-            the train split.
+            ``random_crop`` takes 80 % to 100 % of the largest crop from a random place for training, and is ``crop``
+            elsewhere.
         corrupt: what to do with a file that cannot be read. ``refuse`` stops when it is reached. ``skip`` reads
             all files of a split when it is first used, names the bad ones and leaves them out.
         resample: filter of the resizing.
@@ -234,7 +231,8 @@ class ImageFilesDataModule(ImageDataModule):
                 raise ValueError(f"{name} is {value!r}: give one of {', '.join(get_args(known))}.")
         self.image_size, self.horizontal_flip = image_size, horizontal_flip
         self.resize, self.corrupt, self.resample = resize, corrupt, resample
-        self._datasets: dict[Split, ImageFiles] = {}
+        self._listings: dict[Split, list[Entry]] = {}
+        self._made: dict[tuple[Split, Resize], ImageFiles] = {}
 
     @abstractmethod
     def entries(self, split: Split) -> list[Entry]:
@@ -242,20 +240,31 @@ class ImageFilesDataModule(ImageDataModule):
 
     def dataset(self, split: Split) -> ImageFiles:
         """The images of a split; its files are listed when it is first asked for."""
-        if split not in self._datasets:
+        return self._resized(split, "crop" if self.resize == "random_crop" else self.resize)
+
+    def training_dataset(self) -> Dataset:
+        """The images of the train split, cropped and mirrored by chance if so asked."""
+        files = self._resized("train", self.resize)
+        return Mirrored(files) if self.horizontal_flip else files
+
+    def _resized(self, split: Split, resize: Resize) -> ImageFiles:
+        if (split, resize) not in self._made:
+            self._made[split, resize] = ImageFiles(self._usable(split), self.image_size, resize, self.resample)
+        return self._made[split, resize]
+
+    def _usable(self, split: Split) -> list[Entry]:
+        """The files of a split that are used; they are looked at once."""
+        if split not in self._listings:
             entries = self.entries(split)
-            if not self._datasets:  # once a data module
+            if not self._listings:  # once a data module
                 warn_of_low_bits([entry.path for entry in entries])
             if self.corrupt == "skip":
                 entries, bad = readable(entries)
                 if bad:
                     more = f"\n... and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
                     rank_zero_warn("\n".join([f"{len(bad)} images of {split} are left out:", *bad[:_NAMED]]) + more)
-            train = split == "train"
-            resize = "crop" if self.resize == "random_crop" and not train else self.resize
-            flip = self.horizontal_flip and train
-            self._datasets[split] = ImageFiles(entries, self.image_size, resize, flip, self.resample)
-        return self._datasets[split]
+            self._listings[split] = entries
+        return self._listings[split]
 
 
 def image_id(name: str) -> str:

@@ -87,6 +87,20 @@ class KeyedDataset(Dataset):
             return self.dataset[index]
 
 
+class Mirrored(Dataset):
+    """A data set of which half of the images are mirrored, chosen anew each time by torch's global generator."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self.dataset[index]
+        return sample | {"image": sample["image"].flip(-1)} if torch.rand(()) < 0.5 else sample
+
+
 class ResumableLoader(DataLoader):
     """Batches of a `KeyedSampler`; Lightning keeps the position in its checkpoints and gives it back.
 

@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric
 from ace.diffusion_loss import DiffusionLoss
 from ace.models.unet import load_diffusion
 from ace.noise import generator
-from ace.parametrisation import check_channels
+from ace.parametrisation import check_channels, check_unconditional
 from ace.preflight import check_unet
 from datamodules.base import ImageDataModule
 from lit_modules.training import TrainingModule
@@ -77,6 +77,7 @@ class LitDDPM(TrainingModule):
             _load_checkpoint(unet, Path(pretrained))
         self.loss = DiffusionLoss(scheduler, weighting, gamma)
         check_channels(unet, scheduler)
+        check_unconditional(unet)
         if focus is not None and not 1 <= focus <= self.loss.steps:
             raise ValueError(f"focus must be a timestep from 1 to {self.loss.steps}, got {focus}")
         self.focus = focus

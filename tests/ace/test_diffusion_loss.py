@@ -58,6 +58,18 @@ def test_min_snr_weights_are_one_loss_on_x0_cut_off(prediction_type, case):
     torch.testing.assert_close(loss(Constant(output), *case), expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_min_snr_weights_are_numbers_where_no_signal_is_left(prediction_type, case):
+    scheduler = DDPMScheduler(prediction_type=prediction_type, rescale_betas_zero_snr=True)
+    network = Constant(torch.zeros(4, 3, 4, 4))
+    loss = DiffusionLoss(scheduler, "min_snr")(network, *case)
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert network.output.grad.isfinite().all()
+    if prediction_type == "epsilon":  # min(SNR, gamma) / SNR is 1 there
+        torch.testing.assert_close(loss[-1], case[1][-1].square().mean())
+
+
 def test_the_bound_trains_the_variance_and_the_simple_loss_the_mean(case):
     _, noise, _ = case
     unet = Constant(torch.cat([noise + 1, torch.zeros_like(noise)], dim=1))

@@ -166,6 +166,16 @@ def test_copies_of_weights_in_a_lower_precision_are_kept_once(make_filter):
     assert low.image < 0.8 * step.image
 
 
+def test_the_classifier_is_measured_in_float32_whatever_the_precision_of_the_filter(make_filter):
+    network, images = (
+        nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 5, 3)).requires_grad_(False),
+        torch.zeros(2, 3, 16, 16),
+    )
+    _, kept = measure(make_filter(), network, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert measure(make_filter(), network, images)[1] == kept
+
+
 @pytest.mark.parametrize(("segments", "passes"), [(1, None), (2, None), (1, 1)])
 def test_it_is_what_the_attack_needs(segments, passes, make_filter):
     """Beside the peak of all tensors that live at a time, by torch's profiler."""

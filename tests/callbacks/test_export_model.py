@@ -202,6 +202,13 @@ class StopBeforeTraining(Callback):
         raise RuntimeError("the sanity check is over")
 
 
+def test_a_training_of_no_steps_leaves_an_older_export_alone(fit, tmp_path):
+    fit([1.0], ExportModel(str(tmp_path / "ddpm")))
+    before = exported(tmp_path / "ddpm")
+    fit([1.0], ExportModel(str(tmp_path / "ddpm")), limit_train_batches=0)
+    assert torch.equal(exported(tmp_path / "ddpm"), before)
+
+
 def test_a_sanity_check_and_a_validation_alone_export_nothing(fit, tmp_path):
     export = ExportModel(str(tmp_path / "ddpm"), monitor="val/loss")
     with pytest.raises(RuntimeError):

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ace.images import load_png
 from callbacks import SampleGrid
+from callbacks.sample_grid import sampler
 from lit_modules import LitDDPM
 
 
@@ -75,6 +76,19 @@ def test_of_a_network_that_learns_the_variance_too_the_noise_alone_is_sampled_wi
     expected = grid.sample(LitDDPM(plain, DDPMScheduler(**settings)))
     found = grid.sample(LitDDPM(learned, DDPMScheduler(**settings, variance_type="learned_range")))
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"])
+def test_every_schedule_of_a_training_is_sampled_with(schedule, make_unet):
+    scheduler = DDPMScheduler(beta_schedule=schedule, rescale_betas_zero_snr=schedule == "linear")
+    assert torch.equal(sampler(scheduler).alphas_cumprod, scheduler.alphas_cumprod)
+    assert SampleGrid(count=1, inference_steps=2).sample(LitDDPM(make_unet(16), scheduler)).isfinite().all()
+
+
+def test_of_a_short_chain_all_steps_are_taken(make_unet):
+    module = LitDDPM(make_unet(16), DDPMScheduler(num_train_timesteps=3))
+    expected = SampleGrid(count=1, inference_steps=3).sample(module)
+    assert torch.equal(SampleGrid(count=1, inference_steps=50).sample(module), expected)
 
 
 @pytest.mark.parametrize(

@@ -259,22 +259,6 @@ def test_a_random_crop_shows_most_of_the_image_from_many_places(save):
     assert not torch.equal(images[:, 0, 0, 0], images[:, 1, 0, 0])
 
 
-def test_chance_comes_from_torch_and_flips_half(save):
-    files = ImageFiles([entry(save(noise()))], 8, flip=True)
-    straight = ImageFiles([entry(save(noise()))], 8)[0]["image"]
-
-    def reads():
-        torch.manual_seed(3)
-        return torch.stack([files[0]["image"] for _ in range(60)])
-
-    images = reads()
-    mirrored = sum(torch.equal(image, straight.flip(-1)) for image in images)
-    assert mirrored + sum(torch.equal(image, straight) for image in images) == 60
-    assert 15 < mirrored < 45
-    np.random.seed(1)
-    assert torch.equal(reads(), images)
-
-
 def test_it_can_be_sent_to_another_process(save):
     files = ImageFiles([entry(save(noise()), (0, 1))], 8)
     assert torch.equal(pickle.loads(pickle.dumps(files))[0]["image"], files[0]["image"])
@@ -295,11 +279,25 @@ def test_chance_is_for_training_only(save):
     path = save(noise(40, 60))
     data = FewFiles([entry(path)], image_size=16, resize="random_crop")
     cropped = ImageFiles([entry(path)], 16)[0]["image"]
-    for split in ("val", "test"):
+    for split in ("train", "val", "test"):
         assert all(torch.equal(data.dataset(split)[0]["image"], cropped) for _ in range(5))
-    reads = [data.dataset("train")[0]["image"] for _ in range(3)]
+    reads = [data.training_dataset()[0]["image"] for _ in range(3)]
     assert not any(torch.equal(first, second) for first, second in pairwise(reads))
-    assert FewFiles([entry(path)], image_size=16, horizontal_flip=False).dataset("train")._flip is False
+    straight = FewFiles([entry(path)], image_size=16, horizontal_flip=False)
+    assert all(torch.equal(straight.training_dataset()[0]["image"], cropped) for _ in range(5))
+
+
+def test_images_of_train_are_explained_without_chance(save):
+    data = FewFiles([entry(save(noise(40, 60)))], image_size=16, resize="random_crop", predict_split="train")
+    data.num_workers, data.batch_size = 0, 1
+    reads = [next(iter(data.predict_dataloader()))["image"] for _ in range(8)]
+    assert all(torch.equal(image, reads[0]) for image in reads)
+
+
+def test_files_are_listed_and_looked_at_once(save, truncated, recwarn):
+    data = FewFiles([entry(truncated), entry(save(noise()))], corrupt="skip", resize="random_crop")
+    assert len(data.dataset("train")) == len(data.training_dataset()) == len(data.dataset("train")) == 1
+    assert len([warning for warning in recwarn if "are left out" in str(warning.message)]) == 1
 
 
 def test_refuse_complains_of_nothing_until_it_is_asked_for(truncated):

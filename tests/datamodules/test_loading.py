@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.loading import KeyedDataset, KeyedSampler, ResumableLoader
+from datamodules.loading import KeyedDataset, KeyedSampler, Mirrored, ResumableLoader
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,3 +126,16 @@ assert process.wait(10) == 0
 def test_a_loading_process_ends_when_its_parent_says_so_and_at_no_other_signal():
     """In a process of its own: a fork of this one inherits what other tests have left."""
     subprocess.run([sys.executable, "-c", SIGNALS], cwd=ROOT, check=True, timeout=120)
+
+
+def test_chance_comes_from_torch_and_mirrors_half():
+    straight = torch.rand(3, 4, 4)
+    mirrored = Mirrored([{"image": straight, "id": "a"}])
+
+    def reads():
+        torch.manual_seed(3)
+        return [mirrored[0]["image"] for _ in range(60)]
+
+    flipped = [torch.equal(image, straight.flip(-1)) for image in reads()]
+    assert 15 < sum(flipped) < 45
+    assert flipped == [not torch.equal(image, straight) for image in reads()]

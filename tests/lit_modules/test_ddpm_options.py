@@ -75,6 +75,12 @@ def test_a_frozen_part_that_does_not_exist_is_named(make_unet):
         LitDDPM(make_unet(size=SIZE), DDPMScheduler(), freeze=["encoder"])
 
 
+def test_a_network_that_asks_for_classes_is_refused(make_unet):
+    conditional = UNet2DModel.from_config(make_unet(size=SIZE).config, num_class_embeds=3)
+    with pytest.raises(ValueError, match="class-conditional: ACE needs an unconditional"):
+        LitDDPM(conditional, DDPMScheduler())
+
+
 def test_neither_a_network_nor_a_pretrained_model_is_refused(make_unet):
     with pytest.raises(ValueError, match=r"unet and scheduler.*or pretrained"):
         LitDDPM(unet=make_unet(size=SIZE))
