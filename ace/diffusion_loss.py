@@ -84,9 +84,8 @@ class DiffusionLoss(nn.Module):
             return torch.ones_like(timesteps, dtype=torch.float32)
         snr = (self.sqrt_alpha_bar[timesteps] / self.sqrt_one_minus_alpha_bar[timesteps]).square()
         cut = snr.clamp(max=self.gamma)
-        return {"epsilon": (self.gamma / snr).clamp(max=1), "sample": cut, "v_prediction": cut / (snr + 1)}[
-            self.prediction_type
-        ]
+        share = (self.gamma / snr).clamp(max=1)  # cut / snr, and 1 where no signal is left
+        return {"epsilon": share, "sample": cut, "v_prediction": cut / (snr + 1)}[self.prediction_type]
 
     def _bound(self, clean: Tensor, x: Tensor, output: Tensor, variance: Tensor, timesteps: Tensor) -> Tensor:
         """One term of the variational bound, in bits a dimension: a divergence, or at step 0 the likelihood."""

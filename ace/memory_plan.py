@@ -188,9 +188,8 @@ def measure(diffusion_filter: DiffusionFilter, classifier: Classifier, images: T
         sizes = [_kept_bytes(function, images[: count + 1].clone(), known) for count in range(len(images))]
         return Kept(once=max(0, 2 * sizes[0] - sizes[1]), image=sizes[1] - sizes[0]) if sizes[1:] else Kept(0, sizes[0])
 
-    return kept(lambda x: diffusion_filter.p_sample(x, index, torch.zeros_like(x))), kept(
-        partial(logits_of, classifier)
-    )
+    step = kept(lambda x: diffusion_filter.p_sample(x, index, torch.zeros_like(x)))
+    return step, kept(partial(logits_of, classifier))
 
 
 def _kept_bytes(function: Callable[[Tensor], Tensor], images: Tensor, known: set[int]) -> int:

@@ -154,7 +154,7 @@ def check_unet(unet: nn.Module, channels: int, height: int, width: int) -> None:
     if channels != unet.config.in_channels:
         raise ValueError(
             f"the images have {channels} channels, the diffusion model takes {unet.config.in_channels}: "
-            "convert the images, from Python (the data modules give 3 channels), or use another diffusion model"
+            "give --data.channels what it takes, 1 or 3, or another diffusion model (from Python, convert the images)"
         )
     factor = 2 ** (len(unet.config.block_out_channels) - 1)
     if height % factor or width % factor:

@@ -25,6 +25,7 @@ from datamodules.loading import Mirrored
 from datamodules.resizing import Resample, Resize, resized
 
 Corrupt = Literal["refuse", "skip"]
+Channels = Literal[1, 3]
 Label = int | tuple[int, ...]  # a class index, or 0/1 attributes
 
 _REMEDY = ": remove or replace the file, or set corrupt to 'skip'."
@@ -49,8 +50,8 @@ class Entry(NamedTuple):
     id: str
 
 
-def read_rgb(path: str | Path) -> Image.Image:
-    """Read an image as it is meant to be seen: upright by its EXIF tag, in 8-bit RGB.
+def read_image(path: str | Path, channels: Channels = 3) -> Image.Image:
+    """Read an image as it is meant to be seen: upright by its EXIF tag, in 8-bit RGB or grey.
 
     Transparent parts are laid on white, 16-bit grey is scaled to 8 bits, of an animation the first frame is taken.
 
@@ -58,7 +59,8 @@ def read_rgb(path: str | Path) -> Image.Image:
         UnreadableImageError: the file is missing, broken, too large for Pillow's limit or no image.
     """
     with _opened(path) as image:
-        return _to_rgb(ImageOps.exif_transpose(image))
+        rgb = _to_rgb(ImageOps.exif_transpose(image))
+        return rgb.convert("L") if channels == 1 else rgb
 
 
 def read_header(path: str | Path) -> tuple[int, int, str]:
@@ -112,6 +114,7 @@ class ImageFiles(Dataset):
         entries: the files with their labels and ids; none is opened before it is asked for.
         image_size: height and width, or one number for both.
         resize, resample: see `resized`.
+        channels: 3 for RGB, 1 for grey.
 
     Attributes:
         ids, paths: one for each image, known without reading it.
@@ -124,6 +127,7 @@ class ImageFiles(Dataset):
         image_size: int | tuple[int, int],
         resize: Resize = "crop",
         resample: Resample = "bilinear",
+        channels: Channels = 3,
     ) -> None:
         self.paths = [entry.path for entry in entries]
         self.ids = [entry.id for entry in entries]
@@ -131,14 +135,15 @@ class ImageFiles(Dataset):
         if None not in self._labels:
             self.labels = self._labels
         self._size = sides(image_size)
-        self._resize, self._resample = resize, resample
+        self._resize, self._resample, self._channels = resize, resample, channels
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Sample:
-        pixels = resized(read_rgb(self.paths[index]), self._size, self._resize, self._resample)
-        image = from_uint8(np.asarray(pixels))
+        whole = read_image(self.paths[index], self._channels)
+        pixels = np.asarray(resized(whole, self._size, self._resize, self._resample))
+        image = from_uint8(pixels.reshape(*self._size, self._channels))
         label, sample = self._labels[index], {"image": image, "id": self.ids[index]}
         if label is None:
             return sample
@@ -165,7 +170,7 @@ def readable(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
 
 def _complaint(entry: Entry) -> str | None:
     try:
-        read_rgb(entry.path)
+        read_image(entry.path)
     except UnreadableImageError as error:
         return str(error).removesuffix(_REMEDY)
     return None
@@ -202,6 +207,7 @@ class ImageFilesDataModule(ImageDataModule):
         corrupt: what to do with a file that cannot be read. ``refuse`` stops when it is reached. ``skip`` reads
             all files of a split when it is first used, names the bad ones and leaves them out.
         resample: filter of the resizing.
+        channels: 3 for RGB, 1 for grey, where the diffusion model has one channel; a classifier of three takes both.
         settings: arguments of `ImageDataModule`.
 
     Raises:
@@ -211,8 +217,6 @@ class ImageFilesDataModule(ImageDataModule):
         UserWarning: 16-bit grey that uses the low bits alone: its values are divided by 65535.
     """
 
-    channels = 3
-
     def __init__(
         self,
         image_size: int | tuple[int, int] = 64,
@@ -220,17 +224,23 @@ class ImageFilesDataModule(ImageDataModule):
         resize: Resize = "crop",
         corrupt: Corrupt = "refuse",
         resample: Resample = "bilinear",
+        channels: Channels = 3,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
         if min(sides(image_size)) < 1:
             raise ValueError(f"image_size is {image_size}: give the height and width in pixels.")
-        choices = {"resize": (resize, Resize), "corrupt": (corrupt, Corrupt), "resample": (resample, Resample)}
+        choices = {
+            "resize": (resize, Resize),
+            "corrupt": (corrupt, Corrupt),
+            "resample": (resample, Resample),
+            "channels": (channels, Channels),
+        }
         for name, (value, known) in choices.items():
             if value not in get_args(known):
-                raise ValueError(f"{name} is {value!r}: give one of {', '.join(get_args(known))}.")
+                raise ValueError(f"{name} is {value!r}: give one of {', '.join(map(str, get_args(known)))}.")
         self.image_size, self.horizontal_flip = image_size, horizontal_flip
-        self.resize, self.corrupt, self.resample = resize, corrupt, resample
+        self.resize, self.corrupt, self.resample, self.channels = resize, corrupt, resample, channels
         self._listings: dict[Split, list[Entry]] = {}
         self._made: dict[tuple[Split, Resize], ImageFiles] = {}
 
@@ -249,7 +259,8 @@ class ImageFilesDataModule(ImageDataModule):
 
     def _resized(self, split: Split, resize: Resize) -> ImageFiles:
         if (split, resize) not in self._made:
-            self._made[split, resize] = ImageFiles(self._usable(split), self.image_size, resize, self.resample)
+            settings = (self.image_size, resize, self.resample, self.channels)
+            self._made[split, resize] = ImageFiles(self._usable(split), *settings)
         return self._made[split, resize]
 
     def _usable(self, split: Split) -> list[Entry]:

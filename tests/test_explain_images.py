@@ -156,6 +156,21 @@ def test_images_of_every_kind_and_name_are_explained(good, command, tmp_path):
     assert {load_png(path).shape for path in (folder / "images" / "counterfactual").iterdir()} == {(64, 64, 3)}
 
 
+def test_grey_images_are_explained_by_a_diffusion_model_of_grey_ones(good, command, make_ddpm_folder, tmp_path):
+    folder, diffusion = tmp_path / "run", f"--model.diffusion={make_ddpm_folder(channels=1)}"
+    with pytest.raises(SystemExit, match=r"3 channels, the diffusion model takes 1: give --data\.channels"):
+        explain.main(command(good, folder, diffusion))
+    explain.main(command(good, folder, diffusion, "--data.channels=1", "--data.num_images=4"))
+    for name in ("original", "counterfactual"):
+        assert {load_png(path).shape for path in (folder / "images" / name).iterdir()} == {(64, 64, 1)}
+    networks = f"--networks.second_classifier={RunStore.open(folder).config['model']['classifier']}"
+    explain.main(["evaluate", str(folder), networks])
+    assert {"cout", "non_adversarial_flip_rate"} <= json.loads((folder / "metrics.json").read_text())["metrics"].keys()
+    explain.main(["refine", str(folder), "--threshold=0.5"])
+    explain.main(["figure", str(folder)])
+    assert load_png(folder / "gallery.png").std() > 10
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_images_are_skipped_with_the_reason(workers, mixed, command, tmp_path):
     (root, reasons), folder = mixed, tmp_path / "run"

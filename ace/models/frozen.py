@@ -32,7 +32,7 @@ class FrozenNetwork(nn.Module):
         return super().train(False)
 
     def prepared(self, images: Tensor) -> Tensor:
-        """The network's input for images in [0, 1].
+        """The network's input for images in [0, 1]; an RGB network is shown grey ones in RGB.
 
         Raises:
             TypeError: the images are not a floating-point tensor.
@@ -43,11 +43,10 @@ class FrozenNetwork(nn.Module):
                 f"{self.name} takes floating-point images in [0, 1], got {images.dtype}: "
                 "`ace.images.from_uint8` converts 8-bit ones"
             )
+        if images.ndim == 4 and images.shape[1] == 1 and self.channels == 3:
+            images = images.expand(-1, 3, -1, -1)
         if images.ndim != 4 or images.shape[1] != self.channels:
-            raise ValueError(
-                f"{self.name} takes images of shape (N, {self.channels}, H, W), got {tuple(images.shape)}: "
-                "for an RGB network repeat the channel of grey images"
-            )
+            raise ValueError(f"{self.name} takes images of shape (N, {self.channels}, H, W), got {tuple(images.shape)}")
         return self.prepare(images.to(torch.float32))
 
 

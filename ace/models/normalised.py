@@ -23,7 +23,7 @@ class NormalisedClassifier(nn.Module):
         task: ``multiclass`` if one of the classes is true, ``binary`` if one of two is, told by a single logit (the
             second where it is positive), ``multilabel`` if each attribute is true or not.
         mean, std: per-channel normalisation, in units of the [0, 1] range. A network of one channel has one of each,
-            and sees RGB images in grey.
+            and sees RGB images in grey; one of three sees grey images in RGB.
         size: height and width that the network takes; images of another size are resized (bilinear, anti-aliased),
             differentiably. None takes them as they are.
         outputs: indices of the network's logits that are kept, in this order; None keeps all.
@@ -71,7 +71,7 @@ class NormalisedClassifier(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, shape (N, outputs), of images in [0, 1], shape (N, C, H, W); from RGB to grey where C is to be 1.
+        """Logits, shape (N, outputs), of images in [0, 1], shape (N, C, H, W); from RGB to grey, or back, as needed.
 
         Raises:
             ValueError: the images have another number of channels than the normalisation, or the network's outputs
@@ -79,6 +79,8 @@ class NormalisedClassifier(nn.Module):
         """
         if images.shape[1] == 3 and self.mean.shape[1] == 1:
             images = rgb_to_grayscale(images)
+        elif images.shape[1] == 1 and self.mean.shape[1] == 3:
+            images = images.expand(-1, 3, -1, -1)
         if images.shape[1] != self.mean.shape[1]:
             raise ValueError(
                 f"the images have {images.shape[1]} channels, the classifier takes {self.mean.shape[1]} "

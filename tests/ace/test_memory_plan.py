@@ -167,10 +167,8 @@ def test_copies_of_weights_in_a_lower_precision_are_kept_once(make_filter):
 
 
 def test_the_classifier_is_measured_in_float32_whatever_the_precision_of_the_filter(make_filter):
-    network, images = (
-        nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 5, 3)).requires_grad_(False),
-        torch.zeros(2, 3, 16, 16),
-    )
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 5, 3)).requires_grad_(False)
+    images = torch.zeros(2, 3, 16, 16)
     _, kept = measure(make_filter(), network, images)
     with torch.autocast("cpu", torch.bfloat16):
         assert measure(make_filter(), network, images)[1] == kept

@@ -76,7 +76,7 @@ def test_a_network_in_evaluation_mode_passes(make_explainer):
 @pytest.mark.parametrize(
     ("channels", "height", "width", "message"),
     [
-        (1, 16, 16, "the images have 1 channels, the diffusion model takes 3: convert the images"),
+        (1, 16, 16, "the images have 1 channels, the diffusion model takes 3: give --data.channels"),
         (3, 15, 15, "images of 15x15: both sides must be multiples of 2; resize them .it was made for 16"),
         (3, 16, 17, "images of 16x17"),
     ],

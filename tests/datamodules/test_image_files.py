@@ -18,7 +18,7 @@ from datamodules.image_files import (
     hashed_split,
     image_id,
     read_header,
-    read_rgb,
+    read_image,
     readable,
 )
 
@@ -30,7 +30,7 @@ def noise(height=8, width=8):
 
 
 def pixels(path):
-    image = read_rgb(path)
+    image = read_image(path)
     assert image.mode == "RGB"
     return np.asarray(image).tolist()
 
@@ -75,9 +75,9 @@ def test_16_bit_grey_is_scaled_and_not_clipped(save, name):
 
 def test_numbers_of_unknown_range_are_refused(save):
     with pytest.raises(UnreadableImageError, match=r"go from -1 to 70000, which is not 16-bit"):
-        read_rgb(save(Image.fromarray(np.array([[-1, 70000]], np.int32)), "deep.tif"))
+        read_image(save(Image.fromarray(np.array([[-1, 70000]], np.int32)), "deep.tif"))
     with pytest.raises(UnreadableImageError, match="floating-point"):
-        read_rgb(save(Image.fromarray(np.array([[0.5]], np.float32)), "float.tif"))
+        read_image(save(Image.fromarray(np.array([[0.5]], np.float32)), "float.tif"))
 
 
 def test_transparent_parts_are_white(save):
@@ -129,28 +129,28 @@ def test_a_truncated_file_is_named_with_the_reason_and_the_remedy(truncated):
     with pytest.raises(
         UnreadableImageError, match=r"half\.jpg cannot be read: .*truncated.*remove or replace.*corrupt to 'skip'"
     ):
-        read_rgb(truncated)
+        read_image(truncated)
 
 
 @pytest.mark.parametrize(("content", "reason"), [(b"", "it is empty"), (b"<html>", "it is no image")])
 def test_what_is_no_image_is_named(tmp_path, content, reason):
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    for read in (read_rgb, read_header):
+    for read in (read_image, read_header):
         with pytest.raises(UnreadableImageError, match=rf"a\.png cannot be read: {reason}"):
             read(path)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UnreadableImageError, match=r"a\.png cannot be read: .*No such file"):
-        read_rgb(tmp_path / "a.png")
+        read_image(tmp_path / "a.png")
 
 
 def test_an_image_of_huge_dimensions_is_refused(save, monkeypatch):
     path = save(noise(8, 8))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31)  # Pillow refuses from twice as many
     with pytest.raises(UnreadableImageError, match=r"64 pixels\) exceeds limit"):
-        read_rgb(path)
+        read_image(path)
 
 
 def test_a_header_is_read_without_decoding(truncated):
@@ -159,7 +159,7 @@ def test_a_header_is_read_without_decoding(truncated):
 
 def test_the_error_keeps_its_kind_and_message_on_its_way_from_a_worker(truncated):
     try:
-        read_rgb(truncated)
+        read_image(truncated)
     except UnreadableImageError:
         sent = ExceptionWrapper()  # what a DataLoader does in a worker; a real one takes 5 s to shut down
     with pytest.raises(UnreadableImageError, match=r"half\.jpg cannot be read"):
@@ -184,6 +184,17 @@ def test_a_sample_has_image_label_and_id(save):
     assert (sample["label"], sample["id"]) == (3, "first")
     assert sample["image"].dtype == torch.float32
     assert torch.equal(sample["image"], torch.from_numpy(np.array(noise())).permute(2, 0, 1) / 255)
+
+
+def test_grey_has_one_channel(save):
+    colour, grey = noise(), noise().convert("L")
+    expected = torch.from_numpy(np.array(grey))[None] / 255
+    for image in (colour, grey):
+        data = FewFiles([entry(save(image))], image_size=8, channels=1)
+        assert data.shape == (1, 8, 8)
+        assert torch.equal(data.dataset("test")[0]["image"], expected)
+    with pytest.raises(ValueError, match=r"channels is 4: give one of 1, 3\."):
+        FewFiles([], channels=4)
 
 
 def test_attributes_become_a_float_tensor(save):

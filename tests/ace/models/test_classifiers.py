@@ -103,7 +103,12 @@ def test_an_unknown_task_is_refused():
         ImageClassifier(TINY, ["a", "b"], "regression", OPTIONS)
 
 
-@pytest.mark.parametrize("channels", [1, 4])
+def test_grey_images_are_seen_in_rgb(classifier):
+    grey = torch.rand(2, 1, 32, 32)
+    assert torch.equal(classifier(grey), classifier(grey.repeat(1, 3, 1, 1)))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
 def test_images_of_other_channels_are_refused(classifier, channels):
     with pytest.raises(ValueError, match=f"the images have {channels} channels, the classifier takes 3"):
         classifier(torch.rand(2, channels, 32, 32))

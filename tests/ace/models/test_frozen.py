@@ -41,7 +41,12 @@ def test_8_bit_images_are_refused(encoder, images):
         encoder(images.to(torch.uint8))
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (3, 8, 8)])
+def test_grey_images_are_seen_in_rgb(encoder):
+    grey = torch.rand(2, 1, 8, 8)
+    assert torch.equal(encoder(grey), encoder(grey.repeat(1, 3, 1, 1)))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (3, 8, 8)])
 def test_images_of_another_shape_are_refused(encoder, shape):
     with pytest.raises(ValueError, match=r"tiny takes images of shape \(N, 3, H, W\), got \("):
         encoder(torch.rand(shape))
