@@ -225,7 +225,7 @@ NETWORKS = {
     ),
     "stlpips": Published(
         load_stlpips,
-        "`pip install --no-deps stlpips-pytorch`, which holds alex_shift_tolerant.pth",
+        "`pip install stlpips-pytorch`, which holds alex_shift_tolerant.pth",
         "alex_shift_tolerant.pth",
         ("stlpips_pytorch", "weights/vST0.0"),
     ),

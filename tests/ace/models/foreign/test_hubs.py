@@ -1,15 +1,16 @@
-"""Classifiers of timm and transformers from local files; skipped where these are not installed."""
+"""Classifiers of timm and transformers from local files."""
 
 import sys
 
 import pytest
+import timm
 import torch
+import transformers
 
 from ace.models.foreign import HuggingFaceClassifier, TimmClassifier
 
 
 def test_a_network_of_timm_from_a_file(images, tmp_path, trap):
-    timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     network = timm.create_model("resnet10t", pretrained=False, num_classes=3).eval()
     torch.save({"state_dict": network.state_dict()}, tmp_path / "net.pth")
@@ -29,7 +30,6 @@ def test_a_network_of_timm_from_a_file(images, tmp_path, trap):
 
 
 def test_a_transformer_of_timm_brings_its_size(images, tmp_path):
-    timm = pytest.importorskip("timm")
     network = timm.create_model("test_vit", pretrained=False, num_classes=2)
     torch.save(network.state_dict(), tmp_path / "net.pth")
     classifier = TimmClassifier("test_vit", str(tmp_path / "net.pth"), list("ab"))
@@ -40,7 +40,6 @@ def test_a_transformer_of_timm_brings_its_size(images, tmp_path):
 @pytest.fixture
 def vit(tmp_path):
     """Makes a tiny vision transformer's folder; returns the model."""
-    transformers = pytest.importorskip("transformers")
 
     def make(**settings):
         torch.manual_seed(0)
