@@ -50,3 +50,27 @@ def test_the_global_generator_is_left_alone():
     torch.manual_seed(3)
     draw([generator(0, "a", "attack")], 2, (3, 4, 4), "cpu")
     assert torch.equal(torch.randn(3), untouched)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_threads_and_inference_mode_change_no_number(inference, monkeypatch):
+    monkeypatch.setattr("ace.noise.WORTH_A_THREAD", 1)
+
+    def noise(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with torch.inference_mode(inference):
+                streams = [None if i == 3 else generator(7, str(i), "attack") for i in range(9)]
+                return draw(streams, 2, (3, 8, 8), "cpu")
+        finally:
+            torch.set_num_threads(before)
+
+    one, several = noise(1), noise(4)
+    assert torch.equal(one, several)
+    assert not several[:, 3].any()
+    assert all(several[:, row].abs().sum() > 0 for row in range(9) if row != 3)
+
+
+def test_where_no_image_has_a_stream_there_are_zeros():
+    assert torch.equal(draw([None, None], 1, (1, 2, 2), "cpu"), torch.zeros(1, 2, 1, 2, 2))
