@@ -52,7 +52,7 @@ def explainer(make_unet):
         (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), {}, "must be a float tensor.*uint8"),
         (torch.full((1, 3, 16, 16), -0.5), {}, r"must lie in \[0, 1\], these lie in \[-0.5, -0.5\]: undo"),
         (torch.full((1, 3, 16, 16), float("nan")), {}, r"no numbers \(NaN\)"),
-        (torch.rand(1, 1, 16, 16), {}, "have 1 channels, the diffusion model takes 3: convert"),
+        (torch.rand(1, 1, 16, 16), {}, "have 1 channels, the diffusion model takes 3: .*convert"),
         (torch.rand(1, 3, 15, 16), {}, "images of 15x16: both sides must be multiples of 2; resize"),
         (torch.rand(2, 3, 16, 16), {"ids": ["a"]}, "1 ids were given for 2 images"),
         (torch.rand(2, 3, 16, 16), {"ids": ["a", "a"]}, "ids must be unique, 'a' is given more than once"),

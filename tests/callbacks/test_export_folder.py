@@ -25,7 +25,7 @@ class Module:
 def trainer(**settings):
     standard = {"is_global_zero": True, "fast_dev_run": False, "sanity_checking": False, "callbacks": [], "loggers": []}
     standard |= {"state": SimpleNamespace(fn="fit"), "callback_metrics": {"val/loss": torch.zeros(())}}
-    return SimpleNamespace(**(standard | {"default_root_dir": "outputs"} | settings))
+    return SimpleNamespace(**(standard | {"default_root_dir": "outputs", "global_step": 1} | settings))
 
 
 def content(folder):

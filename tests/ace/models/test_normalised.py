@@ -74,7 +74,7 @@ def test_arguments_that_do_not_go_together(options, message):
         (classifier("ab", outputs=[0, 3]), r"outputs \[0, 3\] do not exist, the network gives 3"),
         (classifier(network=nn.Identity()), r"must give logits of shape \(N, K\), it gives \(1, 1, 1, 3\)"),
         (classifier(network=lambda images: (images,)), "it gives tuple"),
-        (classifier(mean=(0.5,) * 3, std=(0.5,) * 3), "the images have 1 channels, the classifier takes 3"),
+        (classifier(mean=(0.5,) * 2, std=(0.5,) * 2), "the images have 1 channels, the classifier takes 2"),
     ],
 )
 def test_outputs_that_are_not_the_logits_that_are_named(made, message):
