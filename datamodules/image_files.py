@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import re
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import torch
@@ -137,6 +138,12 @@ class ImageFiles(Dataset):
         self._size = sides(image_size)
         self._resize, self._resample, self._channels = resize, resample, channels
 
+    def resized_by(self, resize: Resize) -> Self:
+        """The same files, resized in another way."""
+        other = copy.copy(self)
+        other._resize = resize
+        return other
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -241,8 +248,7 @@ class ImageFilesDataModule(ImageDataModule):
                 raise ValueError(f"{name} is {value!r}: give one of {', '.join(map(str, get_args(known)))}.")
         self.image_size, self.horizontal_flip = image_size, horizontal_flip
         self.resize, self.corrupt, self.resample, self.channels = resize, corrupt, resample, channels
-        self._listings: dict[Split, list[Entry]] = {}
-        self._made: dict[tuple[Split, Resize], ImageFiles] = {}
+        self._datasets: dict[Split, ImageFiles] = {}
 
     @abstractmethod
     def entries(self, split: Split) -> list[Entry]:
@@ -250,32 +256,23 @@ class ImageFilesDataModule(ImageDataModule):
 
     def dataset(self, split: Split) -> ImageFiles:
         """The images of a split; its files are listed when it is first asked for."""
-        return self._resized(split, "crop" if self.resize == "random_crop" else self.resize)
-
-    def training_dataset(self) -> Dataset:
-        """The images of the train split, cropped and mirrored by chance if so asked."""
-        files = self._resized("train", self.resize)
-        return Mirrored(files) if self.horizontal_flip else files
-
-    def _resized(self, split: Split, resize: Resize) -> ImageFiles:
-        if (split, resize) not in self._made:
-            settings = (self.image_size, resize, self.resample, self.channels)
-            self._made[split, resize] = ImageFiles(self._usable(split), *settings)
-        return self._made[split, resize]
-
-    def _usable(self, split: Split) -> list[Entry]:
-        """The files of a split that are used; they are looked at once."""
-        if split not in self._listings:
+        if split not in self._datasets:
             entries = self.entries(split)
-            if not self._listings:  # once a data module
+            if not self._datasets:  # once a data module
                 warn_of_low_bits([entry.path for entry in entries])
             if self.corrupt == "skip":
                 entries, bad = readable(entries)
                 if bad:
                     more = f"\n... and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
                     rank_zero_warn("\n".join([f"{len(bad)} images of {split} are left out:", *bad[:_NAMED]]) + more)
-            self._listings[split] = entries
-        return self._listings[split]
+            resize = "crop" if self.resize == "random_crop" else self.resize
+            self._datasets[split] = ImageFiles(entries, self.image_size, resize, self.resample, self.channels)
+        return self._datasets[split]
+
+    def training_dataset(self) -> Dataset:
+        """The images of the train split, cropped and mirrored by chance if so asked."""
+        files = self.dataset("train").resized_by(self.resize)
+        return Mirrored(files) if self.horizontal_flip else files
 
 
 def image_id(name: str) -> str:
